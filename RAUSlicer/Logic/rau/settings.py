@@ -1,0 +1,39 @@
+"""The one type behind the command line, the panel's parameter node, the worker's message and the provenance record."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SegmentSettings(BaseModel):
+    """How to segment. Every field: unit, range, default, help. Frozen; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    structures: tuple[str, ...] = Field(
+        (), description="Names of the structures to segment; empty: all of the reference"
+    )
+    prompt: str = Field("", max_length=2000, description="Free text that narrows the structures, e.g. 'liver and spleen'")
+    model: str = Field("auto", description="auto, rau-mini, rau-7b, or the path of a model folder")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute")
+    planes: Literal["auto", "acquisition", "all"] = Field(
+        "auto",
+        description="Planes to cut: the acquisition plane, all three (averaged; slower), or by the shape of the voxels",
+    )
+    references_per_slice: int = Field(
+        3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"
+    )
+    neighbours: int = Field(1, ge=0, le=6, description="Neighbouring target slices kept in memory (count)")
+    presence_threshold: float = Field(
+        0.5, ge=0.0, le=1.0, description="A structure is in a slice when its presence score is at least this (0 to 1)"
+    )
+    retrieval_warning: float = Field(
+        0.6, ge=-1.0, le=1.0, description="Warn when the best reference slice is less similar than this (cosine)"
+    )
+    window: tuple[float, float] | None = Field(
+        None, description="Intensity window (low, high) in the image's own units; none: CT in HU, others by percentiles"
+    )
+    threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: what the machine offers")
+    seed: int = Field(0, ge=0, description="Seed of everything random")
