@@ -1,0 +1,1 @@
+"""Masks of single slices to one label map in the target's grid."""

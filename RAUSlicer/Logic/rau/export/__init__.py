@@ -1,0 +1,1 @@
+"""Results as files: label maps, segmentations, overlay pictures."""

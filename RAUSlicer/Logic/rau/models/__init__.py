@@ -1,0 +1,1 @@
+"""Presets, the model store with its checksums, and the engine that keeps models loaded."""

@@ -1,0 +1,1 @@
+"""References: annotated volumes, their slice descriptors and retrieval."""

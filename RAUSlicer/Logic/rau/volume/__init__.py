@@ -1,0 +1,1 @@
+"""Images with geometry: reading, orientation, windowing, label maps and their resampling."""
