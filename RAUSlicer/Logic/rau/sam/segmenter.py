@@ -1,0 +1,133 @@
+"""SAM2 used with a reference: encode slices, remember masks, decode a target, all structures in one batch.
+
+No SAM2 code is copied: every step calls `SAM2Base`. Names of axes: B slices, K rows (a row is one structure in one
+slice), C = d_model, S = image size in pixels, T = S / 16 memory positions a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from sam2.modeling.sam2_base import SAM2Base
+
+TARGET_FRAME = 16  # SAM2 numbers frames: references from 0, the target here, neighbours just before it
+
+
+@dataclass(frozen=True)
+class Features:
+    """Encoded slices. levels: (B, 32, S/4, S/4), (B, 64, S/8, S/8) [decoder widths], (B, C, T, T); positions alike."""
+
+    levels: tuple[torch.Tensor, ...]
+    positions: tuple[torch.Tensor, ...]
+
+    def __len__(self) -> int:
+        return self.levels[0].shape[0]
+
+    def rows(self, index: torch.Tensor) -> Features:
+        """Features of slice index[k] for each row k. index: (K,) int64."""
+        return Features(tuple(x[index] for x in self.levels), tuple(x[index] for x in self.positions))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What SAM2 keeps of K (slice, mask) rows. spatial, position: (K, C_mem, T, T); pointer: (K, C)."""
+
+    spatial: torch.Tensor
+    position: torch.Tensor
+    pointer: torch.Tensor
+
+    def rows(self, index: torch.Tensor) -> Memory:
+        return Memory(self.spatial[index], self.position[index], self.pointer[index])
+
+
+@dataclass(frozen=True)
+class Masks:
+    """logits: (K, 1, S/4, S/4) before the object-score gate; presence, iou: (K,), presence a logit, iou 0 to 1."""
+
+    logits: torch.Tensor
+    presence: torch.Tensor
+    iou: torch.Tensor
+
+
+class Segmenter:
+    """A SAM2 with documented tensors. Holds the model; stateless between calls (memories are values)."""
+
+    def __init__(self, model: SAM2Base) -> None:
+        self.model = model
+        self._heads: Any = None
+        model.sam_mask_decoder.register_forward_hook(self._catch)
+
+    def _catch(self, module: Any, args: Any, output: Any) -> None:
+        """Mask logits, IoU and object score as the decoder gives them.
+
+        SAM2Base then writes -1024 over the logits of rows that its gate calls absent, which stops all gradient.
+        """
+        self._heads = output
+
+    @property
+    def size(self) -> int:
+        return int(self.model.image_size)
+
+    @property
+    def max_neighbours(self) -> int:
+        return int(self.model.num_maskmem) - 1
+
+    def set_size(self, size: int) -> None:
+        """Work on `size` pixel slices (multiple of 64). No weight depends on it."""
+        if size % 64:
+            raise ValueError(f"the image size must be a multiple of 64, not {size}")
+        grid = size // self.model.backbone_stride
+        encoder = self.model.sam_prompt_encoder
+        self.model.image_size, self.model.sam_image_embedding_size = size, grid
+        encoder.input_image_size, encoder.image_embedding_size = (size, size), (grid, grid)
+        encoder.mask_input_size = (4 * grid, 4 * grid)
+
+    def encode(self, images: torch.Tensor) -> Features:
+        """images: (B, 3, S, S) normalised (see `rau.sam.pixels.normalise`)."""
+        out = self.model.forward_image(images)
+        n = self.model.num_feature_levels
+        return Features(tuple(out["backbone_fpn"][-n:]), tuple(out["vision_pos_enc"][-n:]))
+
+    def _flat(self, features: Features) -> tuple[list[torch.Tensor], list[torch.Tensor], list[tuple[int, int]]]:
+        out = {"backbone_fpn": list(features.levels), "vision_pos_enc": list(features.positions)}
+        _, feats, positions, sizes = self.model._prepare_backbone_features(out)
+        return feats, positions, sizes
+
+    def remember(self, features: Features, masks: torch.Tensor) -> Memory:
+        """Encode K (slice, mask) rows as memory. features: K rows; masks: (K, 1, S, S), 0 or 1; empty masks: "absent"."""
+        feats, positions, sizes = self._flat(features)
+        empty = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
+        out = self.model.track_step(0, True, feats, positions, sizes, None, masks.float(), empty, 1, run_mem_encoder=True)
+        return Memory(out["maskmem_features"], out["maskmem_pos_enc"][-1], out["obj_ptr"])
+
+    def decode(self, features: Features, references: Sequence[Memory], neighbours: Sequence[Memory] = ()) -> Masks:
+        """Masks of K structures in K target rows.
+
+        references: conditioning memories, each of K rows (row k of each is the same structure as row k of `features`).
+        neighbours: memories of target slices already segmented, nearest first, at most `max_neighbours`.
+        """
+        feats, positions, sizes = self._flat(features)
+
+        def output(memory: Memory) -> dict[str, Any]:
+            return {
+                "maskmem_features": memory.spatial,
+                "maskmem_pos_enc": [memory.position],
+                "obj_ptr": memory.pointer,
+            }
+
+        memories = {
+            "cond_frame_outputs": {i: output(one) for i, one in enumerate(references)},
+            "non_cond_frame_outputs": {
+                TARGET_FRAME - 1 - i: output(one) for i, one in enumerate(neighbours[: self.max_neighbours])
+            },
+        }
+        self.model.track_step(
+            TARGET_FRAME, False, feats, positions, sizes, None, None, memories, TARGET_FRAME + 1, run_mem_encoder=False
+        )
+        logits, iou, _, presence = self._heads
+        self._heads = None
+        return Masks(logits.float(), presence[:, 0].float(), iou[:, 0].float())

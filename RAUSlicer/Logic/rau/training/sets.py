@@ -1,0 +1,87 @@
+"""The labelled sets that `rau-mini` learns from, split into training and validation patients.
+
+Only sets whose licence allows training are read; held-out cases (see `rau.evaluation.datasets`) never are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rau.errors import InputError
+from rau.training.data import Anatomies, Mixture, Patient, Patients, as_patient
+
+TRAINABLE = (
+    "msd_hippocampus",
+    "synthseg_labelmaps",
+    "totalsegmentator",
+    "hc18",
+    "msd_prostate",
+    "sct_spinalcord",
+    "pyradiomics_brain",
+)
+HELD_OUT = {"msd_hippocampus": 30, "hc18": 6}  # last cases by name: for the benchmarks, never read here
+VALIDATION = {"msd_hippocampus": 6, "hc18": 2, "synthseg_labelmaps": 2}  # the last of the rest
+
+
+def cases_of(data: Path, name: str) -> tuple[list[Path], list[Path]]:
+    """(training, validation) case folders of a set. Raises InputError where training is not allowed."""
+    if name not in TRAINABLE:
+        raise InputError(f"The set {name} may not be used for training", f"Allowed: {', '.join(TRAINABLE)}")
+    cases = sorted(path for path in (data / name).iterdir() if path.is_dir())
+    cases = cases[: len(cases) - HELD_OUT.get(name, 0)]
+    cut = len(cases) - VALIDATION.get(name, 0)
+    return cases[:cut], cases[cut:]
+
+
+def read_patient(case: Path) -> Patient:
+    """A case folder as a `Patient`: LPS order, 8-bit by the same windows as at use."""
+    import SimpleITK as sitk
+
+    if (case / "labels.png").exists():
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "image.png")))
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "labels.png")))
+        return as_patient(eight_bit(image[None]), labels[None], (1.0, 1.0, 1.0))
+    labels = sitk.ReadImage(str(case / "labels.nii.gz"), sitk.sitkUInt16)
+    image = None
+    if (case / "image.nii.gz").exists():
+        image = sitk.ReadImage(str(case / "image.nii.gz"))
+    elif (case / "dicom").is_dir():
+        image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(case / "dicom")))
+        labels = sitk.Resample(labels, image, sitk.Transform(), sitk.sitkNearestNeighbor)
+    labels = sitk.DICOMOrient(labels, "LPS")
+    spacing = labels.GetSpacing()[::-1]
+    pixels = None if image is None else eight_bit(sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")))
+    return as_patient(pixels, sitk.GetArrayFromImage(labels), spacing)
+
+
+def eight_bit(image: np.ndarray) -> np.ndarray:
+    """CT (values below -500) by the soft tissue window, the rest by the 0.5 and 99.5 percentiles; uint8."""
+    if image.dtype == np.uint8:
+        return image
+    low, high = (-160.0, 240.0) if image.min() < -500 else np.percentile(image, [0.5, 99.5])
+    return (np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+
+
+def mixtures(data: Path | None, seed: int, cache: Path | None = None, anatomies: int = 1200) -> tuple[Mixture, Mixture]:
+    """(training, validation) sources. Without `data` (the folder of the sets): synthetic anatomies alone."""
+    training = [("anatomies", 0.45, Anatomies(seed, anatomies, cache))]
+    validation = [("anatomies", 1.0, Anatomies(seed + 1000, 60, cache))]
+    recipe = {  # weight, planes, chance of real pictures, chance of one patient deformed twice
+        "msd_hippocampus": (0.22, (0, 1, 2), 0.85, 0.0),
+        "synthseg_labelmaps": (0.15, (0, 1, 2), 0.0, 0.15),
+        "totalsegmentator": (0.11, (0, 0, 1, 2), 0.5, 1.0),
+        "hc18": (0.05, (0,), 0.9, 0.1),
+        "msd_prostate": (0.03, (0,), 0.6, 0.7),
+        "sct_spinalcord": (0.02, (0, 2), 0.5, 0.7),
+        "pyradiomics_brain": (0.01, (0,), 0.6, 0.7),
+    }
+    for name, (weight, planes, real, same) in recipe.items():
+        if data is None or not (data / name).is_dir():
+            continue
+        train, check = cases_of(data, name)
+        training.append((name, weight, Patients([read_patient(c) for c in train], planes, real, same)))
+        if check:
+            validation.append((name, 1.0, Patients([read_patient(c) for c in check], planes, real, 0.0)))
+    return Mixture(tuple(training)), Mixture(tuple(validation))
