@@ -31,9 +31,7 @@ def read_labels(path: str | os.PathLike[str], *, image: Volume | None = None) ->
     return labels
 
 
-def read_segmentation(
-    path: str | os.PathLike[str], *, image: Volume | None = None
-) -> tuple[LabelMap, tuple[str, ...]]:
+def read_segmentation(path: str | os.PathLike[str], *, image: Volume | None = None) -> tuple[LabelMap, tuple[str, ...]]:
     """The label map of a file and what the user should know about it, one line each.
 
     Formats: NIfTI, NRRD, MetaImage and 8- or 16-bit index pictures with whole numbers; .seg.nrrd; DICOM SEG. Plain label
@@ -107,7 +105,9 @@ def _beside(path: Path) -> dict[int, Any]:
             return {}
         content = json.loads(names.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        raise InputError(f"The names beside the label map, {names.name}, are no JSON", "Repair or remove them") from None
+        raise InputError(
+            f"The names beside the label map, {names.name}, are no JSON", "Repair or remove them"
+        ) from None
     if isinstance(content, dict) and isinstance(content.get("structures"), dict):
         content = content["structures"]
     if not isinstance(content, dict):
@@ -120,12 +120,16 @@ def whole_labels(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 3:
         raise InputError(f"{name} is a colour or vector image, not a label map", "Give one label value a voxel")
     if array.dtype.kind == "f" and not (np.all(np.isfinite(array)) and np.all(array == np.rint(array))):
-        raise InputError(f"{name} holds values that are no whole numbers", "Give a label map, not an image or a probability")
+        raise InputError(
+            f"{name} holds values that are no whole numbers", "Give a label map, not an image or a probability"
+        )
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name} holds no label values", "Give a label map")
     low, high = array.min(), array.max()
     if low < 0:
-        raise InputError(f"{name} holds negative label values (down to {low:g})", "Use 0 for background, 1 and up for labels")
+        raise InputError(
+            f"{name} holds negative label values (down to {low:g})", "Use 0 for background, 1 and up for labels"
+        )
     if high > LARGEST_LABEL:
         raise InputError(f"{name} holds label values up to {high:g}", f"Use values up to {LARGEST_LABEL}")
     return np.ascontiguousarray(array.astype(label_type(int(high))))

@@ -25,7 +25,8 @@ def labels_on_grid(labels: LabelMap, geometry: Geometry) -> tuple[LabelMap, str]
     _refuse_unplaced(labels.geometry, geometry)
     if not _overlap(labels.geometry, geometry):
         raise InputError(
-            "The label map and its image lie in different places: they do not overlap", "Give the label map of this image"
+            "The label map and its image lie in different places: they do not overlap",
+            "Give the label map of this image",
         )
     moved = _whole_steps(labels.geometry, geometry)
     array = _nearest(labels, geometry) if moved is None else _placed(labels.array, *moved, geometry.shape)

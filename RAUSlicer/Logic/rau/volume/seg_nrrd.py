@@ -36,7 +36,9 @@ def of_segments(read: ItkImage, name: str) -> tuple[LabelMap, tuple[str, ...]]:
         layer = _whole(fields.get("Layer"), position if len(layers) > 1 else 0)
         value = _whole(fields.get("LabelValue"), 1 if len(layers) > 1 else position + 1)
         if not 0 <= layer < len(layers) or not 0 < value <= LARGEST_LABEL:
-            raise InputError(f"The segment {number} of {name} points to a layer or label that is not there", "Save it again")
+            raise InputError(
+                f"The segment {number} of {name} points to a layer or label that is not there", "Save it again"
+            )
         wanted.append((layer, value, fields))
     distinct = len({value for _, value, _ in wanted}) == len(wanted)
     masks = []

@@ -1,0 +1,162 @@
+"""A picture of a result: a few slices of the target with the structures outlined in colour, and a legend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rau.errors import InputError
+from rau.export.writing import check_writable, replaced
+from rau.volume.files import ending_of
+from rau.volume.labels import values_of
+from rau.volume.orientation import acquisition_axis, canonical
+from rau.volume.volume import LabelMap, Structure, Volume
+from rau.volume.window import to_uint8
+
+_PAPER, _INK, _MARGIN = (20, 22, 26), (228, 230, 235), 10
+_FILL = 0.22
+
+
+def overlay_png(
+    volume: Volume,
+    labels: LabelMap,
+    path: str | os.PathLike[str],
+    *,
+    slices: int = 6,
+    tile: int = 256,
+    title: str = "",
+    window: tuple[float, float] | None = None,
+) -> Path:
+    """Write a PNG montage and return its path.
+
+    labels: on the grid of `volume`. slices: how many at most, spread over the labelled part along the acquisition axis,
+    shown from the feet or the front as radiologists do (the patient's left on the picture's right). tile: the longer side
+    of a slice, pixels. Raises InputError for an ending other than .png, another grid, and an unwritable place.
+    """
+    from PIL import Image, ImageDraw
+
+    output = Path(path).expanduser()
+    if ending_of(output) != ".png":
+        raise InputError(f"The overlay {output.name} is a PNG picture", "Let its name end in .png")
+    check_writable(output)
+    if not volume.geometry.matches(labels.geometry):
+        raise InputError("The label map lies on another grid than the image it is drawn on")
+    grey, geometry, orientation = canonical(to_uint8(volume, window), volume.geometry)
+    marks = orientation.forth(labels.array)
+    axis = acquisition_axis(geometry)
+    planes = _chosen(marks, axis, slices)
+    sides = [a for a in range(3) if a != axis]
+    pictures = [
+        _drawn(
+            _upright(np.take(grey, index, axis), axis),
+            _upright(np.take(marks, index, axis), axis),
+            (geometry.spacing[sides[0]], geometry.spacing[sides[1]]),
+            tile,
+            labels,
+        )
+        for index in planes
+    ]
+    known = {one.value for one in labels.structures}
+    shown = [one for one in labels.structures if one.value in set(values_of(labels.array)) & known]
+    columns = min(len(pictures), 3 if len(pictures) != 4 else 2)
+    canvas = _laid_out(pictures, columns, shown, title, Image, ImageDraw)
+    draw = ImageDraw.Draw(canvas)
+    cell = _cell(pictures)
+    if len(pictures) > 1:
+        for position, index in enumerate(planes):
+            place = _place(position, columns, cell, bool(title))
+            own = orientation.index_to_source(axis, index)
+            draw.text((place[0] + 4, place[1] + 2), f"slice {own}", fill=_INK, font=_font(12))
+    with replaced(output) as temporary:
+        canvas.save(temporary, format="PNG")
+    return output
+
+
+def _chosen(marks: np.ndarray, axis: int, count: int) -> list[int]:
+    """Planes spread evenly over the labelled part; over the whole volume where nothing is labelled."""
+    others = tuple(a for a in range(3) if a != axis)
+    labelled = np.flatnonzero(np.any(marks, axis=others))
+    if not labelled.size:
+        labelled = np.arange(marks.shape[axis])
+    count = min(max(count, 1), labelled.size)
+    positions = (np.arange(count) + 0.5) / count * labelled.size
+    return [int(labelled[int(p)]) for p in positions]
+
+
+def _upright(plane: np.ndarray, axis: int) -> np.ndarray:
+    """Head up in coronal and sagittal planes; canonical slices run towards the head."""
+    return plane if axis == 0 else plane[::-1]
+
+
+def _drawn(plane: np.ndarray, marks: np.ndarray, spacing: tuple[float, float], tile: int, labels: LabelMap) -> Any:
+    """One slice, scaled to `tile` and to square millimetres, with filled and outlined structures."""
+    from PIL import Image
+
+    height, width = plane.shape[0] * spacing[0], plane.shape[1] * spacing[1]
+    scale = tile / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.fromarray(np.ascontiguousarray(plane)).convert("RGB").resize(size, Image.Resampling.BILINEAR)
+    canvas = np.asarray(picture).astype(np.float32)
+    labelled = Image.fromarray(np.ascontiguousarray(marks.astype(np.int32))).resize(size, Image.Resampling.NEAREST)
+    large = np.asarray(labelled)
+    for one in labels.structures:
+        inside = large == one.value
+        if np.any(inside):
+            color = np.array(one.color, dtype=np.float32) * 255
+            canvas[inside] = (1 - _FILL) * canvas[inside] + _FILL * color
+            canvas[_edge(inside)] = color
+    return Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """The outermost ring of pixels of a mask."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edge: np.ndarray = mask & ~inner
+    return edge
+
+
+def _cell(pictures: list[Any]) -> tuple[int, int]:
+    return max(p.width for p in pictures), max(p.height for p in pictures)
+
+
+def _place(position: int, columns: int, cell: tuple[int, int], titled: bool) -> tuple[int, int]:
+    row, column = divmod(position, columns)
+    return _MARGIN + column * (cell[0] + _MARGIN), _MARGIN + (28 if titled else 0) + row * (cell[1] + _MARGIN)
+
+
+def _laid_out(
+    pictures: list[Any], columns: int, shown: list[Structure], title: str, image: Any, image_draw: Any
+) -> Any:
+    """The canvas with all slices and the legend beside them."""
+    cell, font = _cell(pictures), _font(13)
+    rows = -(-len(pictures) // columns)
+    legend = max((int(font.getlength(one.name)) for one in shown), default=0)
+    legend = legend + 26 + _MARGIN if shown else 0
+    top = _MARGIN + (28 if title else 0)
+    width = _MARGIN + columns * (cell[0] + _MARGIN) + legend
+    height = max(top + rows * (cell[1] + _MARGIN), top + 20 * len(shown) + _MARGIN)
+    width = max(width, int(_font(16).getlength(title)) + 2 * _MARGIN)
+    canvas = image.new("RGB", (width, height), _PAPER)
+    draw = image_draw.Draw(canvas)
+    if title:
+        draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=_font(16))
+    for position, picture in enumerate(pictures):
+        left, upper = _place(position, columns, cell, bool(title))
+        canvas.paste(picture, (left + (cell[0] - picture.width) // 2, upper + (cell[1] - picture.height) // 2))
+    left = _MARGIN + columns * (cell[0] + _MARGIN)
+    for line, one in enumerate(shown):
+        upper = top + 20 * line
+        color = tuple(round(255 * channel) for channel in one.color)
+        draw.rectangle((left, upper + 3, left + 13, upper + 16), fill=color)
+        draw.text((left + 21, upper + 1), one.name, fill=_INK, font=font)
+    return canvas
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
