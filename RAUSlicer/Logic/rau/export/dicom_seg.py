@@ -18,7 +18,8 @@ from rau.volume.volume import LabelMap, Structure, Volume
 
 _NEEDED = ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
 )  # fmt: skip
 _PARAMETERS_LIMIT = 8000
 
@@ -133,13 +134,9 @@ def _coded(code: Code) -> Any:
 
 def _source_headers(source: Sequence[Path]) -> list[Any]:
     """Headers of the series, or none when it does not carry the identifiers that a reference to it needs."""
-    headers = [read_header(file) for file in source]
-    if not headers or any(header is None for header in headers):
-        if headers:
-            raise InputError(
-                "The DICOM series of the target cannot be read any more", "Check that its files are in place"
-            )
-        return []
+    headers: list[Any] = [header for header in map(read_header, source) if header is not None]
+    if len(headers) < len(source):
+        raise InputError("The DICOM series of the target cannot be read any more", "Check that its files are in place")
     if not all(header.get(keyword) for header in headers for keyword in _NEEDED):
         return []
     for header in headers:
@@ -176,9 +173,7 @@ def _forget_source(dataset: Any) -> None:
     for keyword in ("ReferencedSeriesSequence", "SourceImageSequence"):
         if keyword in dataset:
             delattr(dataset, keyword)
-    for group in [
-        *dataset.get("PerFrameFunctionalGroupsSequence", []),
-        *dataset.get("SharedFunctionalGroupsSequence", []),
-    ]:
-        if "DerivationImageSequence" in group:
-            del group.DerivationImageSequence
+    for keyword in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+        for group in dataset.get(keyword) or ():
+            if "DerivationImageSequence" in group:
+                del group.DerivationImageSequence

@@ -17,7 +17,7 @@ from rau.volume.volume import LabelMap, Structure, Volume
 from rau.volume.window import to_uint8
 
 _PAPER, _INK, _MARGIN = (20, 22, 26), (228, 230, 235), 10
-_FILL = 0.22
+_FILL, _LINE = 0.22, 20
 
 
 def overlay_png(
@@ -32,12 +32,10 @@ def overlay_png(
 ) -> Path:
     """Write a PNG montage and return its path.
 
-    labels: on the grid of `volume`. slices: how many at most, spread over the labelled part along the acquisition axis,
-    shown from the feet or the front as radiologists do (the patient's left on the picture's right). tile: the longer side
-    of a slice, pixels. Raises InputError for an ending other than .png, another grid, and an unwritable place.
+    labels: on the grid of `volume`. slices: how many at most, spread over the labelled part along the acquisition
+    axis, shown as radiologists do (the patient's left on the picture's right). tile: the longer side of a slice,
+    pixels. Raises InputError for an ending other than .png, another grid, and an unwritable place.
     """
-    from PIL import Image, ImageDraw
-
     output = Path(path).expanduser()
     if ending_of(output) != ".png":
         raise InputError(f"The overlay {output.name} is a PNG picture", "Let its name end in .png")
@@ -47,29 +45,14 @@ def overlay_png(
     grey, geometry, orientation = canonical(to_uint8(volume, window), volume.geometry)
     marks = orientation.forth(labels.array)
     axis = acquisition_axis(geometry)
-    planes = _chosen(marks, axis, slices)
-    sides = [a for a in range(3) if a != axis]
-    pictures = [
-        _drawn(
-            _upright(np.take(grey, index, axis), axis),
-            _upright(np.take(marks, index, axis), axis),
-            (geometry.spacing[sides[0]], geometry.spacing[sides[1]]),
-            tile,
-            labels,
-        )
-        for index in planes
-    ]
-    known = {one.value for one in labels.structures}
-    shown = [one for one in labels.structures if one.value in set(values_of(labels.array)) & known]
-    columns = min(len(pictures), 3 if len(pictures) != 4 else 2)
-    canvas = _laid_out(pictures, columns, shown, title, Image, ImageDraw)
-    draw = ImageDraw.Draw(canvas)
-    cell = _cell(pictures)
-    if len(pictures) > 1:
-        for position, index in enumerate(planes):
-            place = _place(position, columns, cell, bool(title))
-            own = orientation.index_to_source(axis, index)
-            draw.text((place[0] + 4, place[1] + 2), f"slice {own}", fill=_INK, font=_font(12))
+    rows, columns = (geometry.spacing[a] for a in range(3) if a != axis)
+    pictures = []
+    for index in _chosen(marks, axis, slices):
+        plane, mark = _upright(np.take(grey, index, axis), axis), _upright(np.take(marks, index, axis), axis)
+        caption = f"slice {orientation.index_to_source(axis, index)}" if marks.shape[axis] > 1 else ""
+        pictures.append(_drawn(plane, mark, (rows, columns), tile, labels.structures, caption))
+    present = set(values_of(labels.array))
+    canvas = _laid_out(pictures, [one for one in labels.structures if one.value in present], title)
     with replaced(output) as temporary:
         canvas.save(temporary, format="PNG")
     return output
@@ -91,9 +74,16 @@ def _upright(plane: np.ndarray, axis: int) -> np.ndarray:
     return plane if axis == 0 else plane[::-1]
 
 
-def _drawn(plane: np.ndarray, marks: np.ndarray, spacing: tuple[float, float], tile: int, labels: LabelMap) -> Any:
+def _drawn(
+    plane: np.ndarray,
+    marks: np.ndarray,
+    spacing: tuple[float, float],
+    tile: int,
+    structures: tuple[Structure, ...],
+    caption: str,
+) -> Any:
     """One slice, scaled to `tile` and to square millimetres, with filled and outlined structures."""
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
     height, width = plane.shape[0] * spacing[0], plane.shape[1] * spacing[1]
     scale = tile / max(height, width)
@@ -102,13 +92,15 @@ def _drawn(plane: np.ndarray, marks: np.ndarray, spacing: tuple[float, float], t
     canvas = np.asarray(picture).astype(np.float32)
     labelled = Image.fromarray(np.ascontiguousarray(marks.astype(np.int32))).resize(size, Image.Resampling.NEAREST)
     large = np.asarray(labelled)
-    for one in labels.structures:
+    for one in structures:
         inside = large == one.value
         if np.any(inside):
             color = np.array(one.color, dtype=np.float32) * 255
             canvas[inside] = (1 - _FILL) * canvas[inside] + _FILL * color
             canvas[_edge(inside)] = color
-    return Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
+    result = Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
+    ImageDraw.Draw(result).text((4, 2), caption, fill=_INK, font=_font(12))
+    return result
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
@@ -119,40 +111,30 @@ def _edge(mask: np.ndarray) -> np.ndarray:
     return edge
 
 
-def _cell(pictures: list[Any]) -> tuple[int, int]:
-    return max(p.width for p in pictures), max(p.height for p in pictures)
+def _laid_out(pictures: list[Any], shown: list[Structure], title: str) -> Any:
+    """The canvas: title, slices in rows of up to three, the legend beside them in as many columns as it takes."""
+    from PIL import Image, ImageDraw
 
-
-def _place(position: int, columns: int, cell: tuple[int, int], titled: bool) -> tuple[int, int]:
-    row, column = divmod(position, columns)
-    return _MARGIN + column * (cell[0] + _MARGIN), _MARGIN + (28 if titled else 0) + row * (cell[1] + _MARGIN)
-
-
-def _laid_out(
-    pictures: list[Any], columns: int, shown: list[Structure], title: str, image: Any, image_draw: Any
-) -> Any:
-    """The canvas with all slices and the legend beside them."""
-    cell, font = _cell(pictures), _font(13)
+    columns = min(len(pictures), 2 if len(pictures) == 4 else 3)
     rows = -(-len(pictures) // columns)
-    legend = max((int(font.getlength(one.name)) for one in shown), default=0)
-    legend = legend + 26 + _MARGIN if shown else 0
+    wide, high = max(p.width for p in pictures) + _MARGIN, max(p.height for p in pictures) + _MARGIN
     top = _MARGIN + (28 if title else 0)
-    width = _MARGIN + columns * (cell[0] + _MARGIN) + legend
-    height = max(top + rows * (cell[1] + _MARGIN), top + 20 * len(shown) + _MARGIN)
-    width = max(width, int(_font(16).getlength(title)) + 2 * _MARGIN)
-    canvas = image.new("RGB", (width, height), _PAPER)
-    draw = image_draw.Draw(canvas)
-    if title:
-        draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=_font(16))
+    lines = max(1, rows * high // _LINE)
+    entry = max((int(_font(13).getlength(one.name)) for one in shown), default=0) + 21 + 2 * _MARGIN
+    width = _MARGIN + columns * wide + -(-len(shown) // lines) * entry
+    size = max(width, int(_font(16).getlength(title)) + 2 * _MARGIN), top + max(rows * high, _LINE)
+    canvas = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=_font(16))
     for position, picture in enumerate(pictures):
-        left, upper = _place(position, columns, cell, bool(title))
-        canvas.paste(picture, (left + (cell[0] - picture.width) // 2, upper + (cell[1] - picture.height) // 2))
-    left = _MARGIN + columns * (cell[0] + _MARGIN)
-    for line, one in enumerate(shown):
-        upper = top + 20 * line
-        color = tuple(round(255 * channel) for channel in one.color)
-        draw.rectangle((left, upper + 3, left + 13, upper + 16), fill=color)
-        draw.text((left + 21, upper + 1), one.name, fill=_INK, font=font)
+        row, column = divmod(position, columns)
+        left, upper = _MARGIN + column * wide, top + row * high
+        canvas.paste(picture, (left + (wide - _MARGIN - picture.width) // 2, upper))
+    for position, one in enumerate(shown):
+        column, line = divmod(position, lines)
+        left, upper = _MARGIN + columns * wide + column * entry, top + line * _LINE
+        draw.rectangle((left, upper + 3, left + 13, upper + 16), fill=tuple(round(255 * c) for c in one.color))
+        draw.text((left + 21, upper + 1), one.name, fill=_INK, font=_font(13))
     return canvas
 
 

@@ -81,8 +81,8 @@ def write_labels(
 ) -> Path:
     """Write the label map by the ending of `path` and return the path; nothing half written is left behind.
 
-    image: the target; a DICOM SEG takes nothing of it but its modality. provenance: ready for JSON; kept in the header of
-    NRRD and MetaImage and in the algorithm of a DICOM SEG. source_dicom: the files of the target's series
+    image: the target; a DICOM SEG takes nothing of it but its modality. provenance: ready for JSON; kept in the header
+    of NRRD and MetaImage and in the algorithm of a DICOM SEG. source_dicom: the files of the target's series
     (`rau.volume.dicom.series_files`), which a DICOM SEG then refers to; without them the SEG stands on its own.
     DICOM SEG numbers the segments 1, 2, ... in the order of the label values; all other formats keep the values.
     Raises InputError.

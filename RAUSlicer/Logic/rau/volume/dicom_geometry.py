@@ -17,8 +17,8 @@ _TILT_DEGREES = 0.1
 def series_geometry(datasets: Sequence[Any], name: str) -> tuple[list[int], Geometry]:
     """The order of the datasets along the normal of their planes, and the grid they make up.
 
-    Raises InputError for slices of several sizes or directions, without position, several at one position (4-D), missing
-    or uneven ones (over 5 % off the usual distance) and a tilted gantry.
+    Raises InputError for slices of several sizes or directions, without position, several at one position (4-D),
+    missing or uneven ones (over 5 % off the usual distance) and a tilted gantry.
     """
     if len({(int(d.Rows), int(d.Columns)) for d in datasets}) > 1:
         raise InputError(f"The slices of {name} differ in size", "Give a series with slices of one size")
@@ -66,9 +66,11 @@ def _plane(dataset: Any, name: str) -> tuple[np.ndarray, np.ndarray, tuple[float
     values = np.array([float(v) for v in orientation])
     along_columns, along_rows = values[:3], values[3:]
     lengths = np.linalg.norm(along_rows), np.linalg.norm(along_columns)
-    if min(lengths) < 0.5 or abs(along_rows @ along_columns) > 1e-3 or min(float(s) for s in spacing) <= 0:
+    if min(lengths) < 0.5 or abs(along_rows @ along_columns) > 1e-4 or min(float(s) for s in spacing) <= 0:
         raise InputError(f"The slices of {name} have unusable directions or pixel sizes", "Export the series again")
-    return along_rows / lengths[0], along_columns / lengths[1], (float(spacing[0]), float(spacing[1]))
+    along_columns = along_columns / lengths[1]
+    along_rows = along_rows - (along_rows @ along_columns) * along_columns
+    return along_rows / np.linalg.norm(along_rows), along_columns, (float(spacing[0]), float(spacing[1]))
 
 
 def _position(dataset: Any, name: str) -> tuple[float, float, float]:

@@ -18,7 +18,7 @@ from rau.volume.volume import LabelMap, Structure
 
 
 def read_dicom_seg(path: Path) -> tuple[LabelMap, tuple[str, ...]]:
-    """The label map of a DICOM SEG file, or of the one SEG in a folder, with its warnings. Label values: segment numbers.
+    """The label map of a DICOM SEG file, or of the one SEG in a folder, and its warnings. Values are segment numbers.
 
     The grid is the one that the stored frames span: SEG leaves out empty frames, so place it on the image's own grid
     with `labels_on_grid`. Raises InputError.

@@ -77,7 +77,7 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """ "itk", "picture", "dicom" (a file) or "folder", by ending, else by DICOM's mark. Raises InputError if unknown."""
+    """ "itk", "picture", "dicom" (a file) or "folder", by ending or DICOM's mark. Raises InputError when unknown."""
     if path.is_dir():
         return "folder"
     ending = ending_of(path)

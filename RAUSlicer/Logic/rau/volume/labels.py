@@ -34,10 +34,10 @@ def read_labels(path: str | os.PathLike[str], *, image: Volume | None = None) ->
 def read_segmentation(path: str | os.PathLike[str], *, image: Volume | None = None) -> tuple[LabelMap, tuple[str, ...]]:
     """The label map of a file and what the user should know about it, one line each.
 
-    Formats: NIfTI, NRRD, MetaImage and 8- or 16-bit index pictures with whole numbers; .seg.nrrd; DICOM SEG. Plain label
-    maps take their names from a JSON file of the same stem beside them ({"1": "liver"}, or {"structures": {...}}, where a
-    value may also be {"name", "color", "terminology"}), else "structure 1". Where segments overlap, the later one wins,
-    and a warning says so; segments without voxels are left out, and a warning says so.
+    Formats: NIfTI, NRRD, MetaImage and 8- or 16-bit index pictures with whole numbers; .seg.nrrd; DICOM SEG. Plain
+    label maps take their names from a JSON file of the same stem beside them ({"1": "liver"}, or {"structures": {...}},
+    where a value may also be {"name", "color", "terminology"}), else "structure 1". Where segments overlap, the later
+    one wins, and a warning says so; segments without voxels are left out, and a warning says so.
 
     image: what the labels belong to; a picture has no place in the world and takes that of an image of its size.
     Raises InputError: whatever cannot be read, negative or broken label values, an empty segmentation.
@@ -98,7 +98,7 @@ def _structure(value: int, entry: Any, color: tuple[float, float, float]) -> Str
 
 
 def _beside(path: Path) -> dict[int, Any]:
-    """Names by label value from the JSON file of the same stem; empty when there is none or it is about other things."""
+    """Names by label value from the JSON file of the same stem; empty when there is none or it is no list of names."""
     names = path.parent / f"{stem_of(path)}.json"
     try:
         if not names.is_file() or names.stat().st_size > _NAMES_LIMIT:

@@ -16,7 +16,8 @@ _WORLD_OF_AXIS = (2, 1, 0)
 class Orientation:
     """The way from a source array to its canonical form, and exactly back.
 
-    order: canonical axis a is the source's axis order[a]. flipped: canonical axis a runs against it. shape: the source's.
+    order: canonical axis a is the source's axis order[a]. flipped: canonical axis a runs against it.
+    shape: the source's.
     """
 
     order: tuple[int, int, int]

@@ -81,7 +81,9 @@ def tags_of(text: str) -> dict[str, str]:
 
 
 def header_of(labels: LabelMap, present: dict[int, np.ndarray]) -> dict[str, str]:
-    """Header entries for a .seg.nrrd of one layer. present: label value to its box (2, 3) of first and last (S, R, C)."""
+    """Header entries for a .seg.nrrd of one layer.
+
+    present: by label value its box, (2, 3): first and last index (slice, row, column)."""
     slices, rows, columns = labels.geometry.shape
     entries = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
