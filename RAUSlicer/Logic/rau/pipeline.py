@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rau.events import OnEvent, ShouldStop, ignore, never
+from rau.errors import Cancelled
+from rau.events import Event, OnEvent, ShouldStop, SliceEvent, StageEvent, WarningEvent, ignore, never
 from rau.references.reference import Reference
-from rau.results import SegmentResult
+from rau.results import SegmentResult, SliceResult
 from rau.settings import SegmentSettings
-from rau.volume.volume import Volume
+from rau.volume.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from rau.models.engine import Engine
@@ -29,4 +31,47 @@ def segment(
     engine: loaded models (`rau.models.engine.load_engine(settings)`); None loads them now. should_stop is asked between
     slices. Raises InputError, ModelError, Cancelled; a run that finds nothing returns a result with `found` False.
     """
-    raise NotImplementedError
+    from rau.assembly.labels import PlaneVotes, assemble, drop_islands, preview
+    from rau.assembly.summary import summarise
+    from rau.models.engine import load_engine
+    from rau.preparation import prepare
+    from rau.sam.propagation import Recipe, segment_plane
+
+    settings, start = settings or SegmentSettings(), time.perf_counter()
+    warnings: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, WarningEvent):
+            warnings.append(event.message)
+        on_event(event)
+
+    tell(StageEvent("read"))
+    engine = engine or load_engine(settings)
+    case = prepare(references, target, settings, engine, tell)
+    recipe = Recipe(settings.references_per_slice, settings.neighbours, threshold=settings.presence_threshold)
+    votes: list[PlaneVotes] = []
+    slices: list[SliceResult] = []
+    total = sum(len(plane.images) for plane in case.planes)
+    tell(StageEvent("segment"))
+    for number, plane in enumerate(case.planes):
+        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
+        clock = time.perf_counter()
+        for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe):
+            if should_stop():
+                raise Cancelled()
+            vote.add(one)
+            spent, clock = 1e3 * (time.perf_counter() - clock), time.perf_counter()
+            slices.append(case.slice_result(plane, one, spent))
+            axis, index = case.place(plane.images.axis, one.index)
+            seen = preview(one, settings.presence_threshold) if number == 0 else None
+            shown = None if seen is None else case.slice_back(plane.images.axis, seen)
+            score = float(one.iou.mean()) if len(one.iou) else 0.0
+            tell(SliceEvent(len(slices), total, index, axis, shown, score, spent))
+        votes.append(vote)
+    tell(StageEvent("assemble"))
+    labels = drop_islands(assemble(votes, settings.presence_threshold), case.single)
+    grid = LabelMap(case.orientation.back(labels), target.geometry, case.structures)
+    results = summarise(grid, votes, target.spacing_known)
+    seconds = time.perf_counter() - start
+    provenance = {"settings": settings.model_dump(mode="json"), "versions": engine.versions()}
+    return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance)

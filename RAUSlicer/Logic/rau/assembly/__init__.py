@@ -1,1 +1,1 @@
-"""Masks of single slices to one label map in the target's grid."""
+"""From the slices of one or three planes to one label a voxel."""

@@ -1,1 +1,1 @@
-"""References: annotated volumes, their slice descriptors and retrieval."""
+"""Annotated volumes: what they are, how their slices are described, found again and remembered."""

@@ -43,6 +43,13 @@ class Memory:
     def rows(self, index: torch.Tensor) -> Memory:
         return Memory(self.spatial[index], self.position[index], self.pointer[index])
 
+    @staticmethod
+    def stack(rows: Sequence[Memory]) -> Memory:
+        """One memory of all the rows, in that order."""
+        import torch
+
+        return Memory(*(torch.cat(parts) for parts in zip(*((m.spatial, m.position, m.pointer) for m in rows), strict=True)))
+
 
 @dataclass(frozen=True)
 class Masks:
@@ -71,6 +78,10 @@ class Segmenter:
     @property
     def size(self) -> int:
         return int(self.model.image_size)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     @property
     def max_neighbours(self) -> int:

@@ -131,11 +131,16 @@ def tissue_classes(image: np.ndarray, labels: np.ndarray, bins: int = 5) -> np.n
     return np.where(labels > 0, labels, TISSUE + np.digitize(smoothed, edges)).astype(np.uint8)
 
 
-def as_patient(image: np.ndarray | None, labels: np.ndarray, spacing: Sequence[float]) -> Patient:
-    """image: uint8 (Z, Y, X) or None; labels: integers, renumbered below TISSUE."""
+def as_patient(
+    image: np.ndarray | None, labels: np.ndarray, spacing: Sequence[float], landmarks: Sequence[int] = ()
+) -> Patient:
+    """image: uint8 (Z, Y, X) or None; labels: integers, renumbered below TISSUE.
+
+    landmarks: label values whose extents make the levels of two patients comparable; empty: all.
+    """
     values = np.unique(labels)
     compact = np.searchsorted(values, labels).astype(np.uint8) if values[0] == 0 else np.searchsorted(np.r_[0, values], labels)
-    found = np.nonzero(compact)
+    found = np.nonzero(np.isin(labels, landmarks) if landmarks else compact)
     extents = tuple((int(axis.min()), int(axis.max())) for axis in found)
     compact = compact.astype(np.uint8)
     if image is not None:

@@ -6,11 +6,8 @@ Resumable (same folder), deterministic by seed for a given machine and thread co
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from rau.models.presets import preset
 from rau.sam.build import build_sam2
 from rau.sam.pixels import normalise
 from rau.sam.segmenter import Masks, Segmenter
+from rau.training import checkpoint
 from rau.training.batch import Batch, make_batch
 from rau.training.data import Layout, Mixture
 from rau.training.sets import mixtures
@@ -135,7 +133,7 @@ def validate(segmenter: Segmenter, source: Mixture, size: int, batches: int = 4)
 
 
 class Run:
-    """The state of a training run in its folder: weights, their running mean, optimiser, step, seconds spent."""
+    """A training run in its folder: model, optimiser, progress."""
 
     def __init__(self, settings: SegmenterTraining) -> None:
         torch.manual_seed(settings.seed)
@@ -145,58 +143,29 @@ class Run:
         self.size = chosen.image_size
         self.segmenter = Segmenter(build_sam2(chosen.sam_config, chosen.sam_overrides))
         self.model = self.segmenter.model.train()
-        self.mean = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(self.model.parameters(), settings.rate, weight_decay=0.01)
-        self.step, self.seconds = 0, 0.0
-        if (self.folder / "state.safetensors").exists():
-            self.load()
+        state = self.folder / "state.safetensors"
+        self.progress = checkpoint.load(state, self.model, self.optimiser) if state.exists() else checkpoint.start(self.model)
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
 
     def rate(self) -> float:
         s = self.settings
         left = (s.steps - self.step) / max(1, s.cooldown * s.steps)
         return s.rate * min(1.0, (self.step + 1) / s.warmup, 0.03 + 0.97 * max(0.0, left))
 
-    def update_mean(self) -> None:
-        decay = min(0.999, (self.step + 1) / (self.step + 20))
-        for key, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.mean[key].lerp_(value, 1 - decay)
-            else:
-                self.mean[key].copy_(value)
-
     def save(self) -> None:
-        from safetensors.torch import save_file
-
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors.update({f"mean.{k}": v for k, v in self.mean.items()})
-        for i, parameter in enumerate(self.model.parameters()):
-            for key, value in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"optimiser.{i}.{key}"] = value
-        info = {"step": str(self.step), "seconds": str(self.seconds), "settings": json.dumps(asdict(self.settings))}
-        part = self.folder / "state.part"
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, info)
-        os.replace(part, self.folder / "state.safetensors")
-
-    def load(self) -> None:
-        from safetensors import safe_open
-
-        with safe_open(self.folder / "state.safetensors", "pt") as file:
-            info = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        self.step, self.seconds = int(info["step"]), float(info["seconds"])
-        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        self.mean = {k[5:]: v for k, v in tensors.items() if k.startswith("mean.")}
-        for i, parameter in enumerate(self.model.parameters()):
-            start = f"optimiser.{i}."
-            state = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-            if state:
-                self.optimiser.state[parameter] = state
+        checkpoint.save(
+            self.folder / "state.safetensors", self.model, self.optimiser, self.progress, asdict(self.settings)
+        )
 
     def averaged(self) -> Segmenter:
         """A copy of the segmenter with the running mean of the weights."""
         chosen = preset(self.settings.preset)
         model = build_sam2(chosen.sam_config, chosen.sam_overrides)
-        model.load_state_dict(self.mean)
+        model.load_state_dict(self.progress.mean)
         return Segmenter(model)
 
     def train_step(self, source: Mixture) -> float:
@@ -212,38 +181,8 @@ class Run:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
-        self.update_mean()
-        self.step += 1
+        self.progress.update(self.model)
         return loss.item()
-
-
-def append(path: Path, row: Mapping[str, float]) -> None:
-    """One line more in a CSV file, with a header when it is new."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def plot(folder: Path) -> None:
-    """curves.png from the CSV files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    with (folder / "validation.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name in rows[0]:
-        if name not in ("step", "seconds", "loss", "size") and not name.endswith("copied"):
-            axes.plot([float(r["step"]) for r in rows], [float(r[name]) for r in rows], label=name, marker=".")
-    axes.set(xlabel="step", ylabel="validation Dice (presence: accuracy)", ylim=(0, 1))
-    axes.legend(fontsize=7)
-    figure.savefig(folder / "curves.png", dpi=110)
-    plt.close(figure)
 
 
 def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
@@ -252,21 +191,28 @@ def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
     training, validation = mixtures(
         Path(settings.data) if settings.data else None, settings.seed, run.folder / "cache", settings.anatomies
     )
-    start, before, losses = time.time(), run.seconds, []
+    start, before, losses, log = time.time(), run.progress.seconds, [], run.folder / "log.csv"
     while run.step < settings.steps:
         losses.append(run.train_step(training))
-        run.seconds = before + time.time() - start
+        run.progress.seconds = before + time.time() - start
         out_of_time = bool(settings.minutes) and time.time() - start > settings.minutes * 60
         if run.step % 50 == 0:
-            append(run.folder / "log.csv", {"step": run.step, "seconds": round(run.seconds), "loss": np.mean(losses[-50:])})
+            row = {"step": run.step, "seconds": round(run.progress.seconds), "loss": round(np.mean(losses[-50:]), 4)}
+            checkpoint.append(log, row)
         if run.step % settings.every == 0 or run.step == settings.steps or out_of_time:
-            averaged = run.averaged()
-            averaged.set_size(run.segmenter.size)
-            row = {"step": run.step, "seconds": round(run.seconds), "size": run.segmenter.size, "loss": np.mean(losses[-200:])}
-            row.update(validate(averaged, validation, run.segmenter.size))
-            append(run.folder / "validation.csv", {k: round(float(v), 4) for k, v in row.items()})
-            plot(run.folder)
+            scores = score(run, validation)
+            checkpoint.append(run.folder / "validation.csv", {**scores, "loss": round(np.mean(losses[-200:]), 4)})
+            checkpoint.plot(run.folder)
             run.save()
-            yield row
+            yield scores
         if out_of_time:
             return
+
+
+def score(run: Run, validation: Mixture) -> dict[str, float]:
+    """Validation of the averaged weights at the size now trained."""
+    averaged = run.averaged()
+    averaged.set_size(run.segmenter.size)
+    row: dict[str, float] = {"step": run.step, "seconds": round(run.progress.seconds), "size": run.segmenter.size}
+    row.update({k: round(v, 4) for k, v in validate(averaged, validation, run.segmenter.size).items()})
+    return row

@@ -5,6 +5,7 @@ Only sets whose licence allows training are read; held-out cases (see `rau.evalu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ TRAINABLE = (
     "pyradiomics_brain",
 )
 HELD_OUT = {"msd_hippocampus": 30, "hc18": 6}  # last cases by name: for the benchmarks, never read here
+LANDMARKS = {"synthseg_labelmaps": (2, 41)}  # cerebral white matter: heads are cut at different necks
 VALIDATION = {"msd_hippocampus": 6, "hc18": 2, "synthseg_labelmaps": 2}  # the last of the rest
 
 
@@ -35,7 +37,7 @@ def cases_of(data: Path, name: str) -> tuple[list[Path], list[Path]]:
     return cases[:cut], cases[cut:]
 
 
-def read_patient(case: Path) -> Patient:
+def read_patient(case: Path, landmarks: Sequence[int] = ()) -> Patient:
     """A case folder as a `Patient`: LPS order, 8-bit by the same windows as at use."""
     import SimpleITK as sitk
 
@@ -53,7 +55,7 @@ def read_patient(case: Path) -> Patient:
     labels = sitk.DICOMOrient(labels, "LPS")
     spacing = labels.GetSpacing()[::-1]
     pixels = None if image is None else eight_bit(sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")))
-    return as_patient(pixels, sitk.GetArrayFromImage(labels), spacing)
+    return as_patient(pixels, sitk.GetArrayFromImage(labels), spacing, landmarks)
 
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
@@ -81,7 +83,8 @@ def mixtures(data: Path | None, seed: int, cache: Path | None = None, anatomies:
         if data is None or not (data / name).is_dir():
             continue
         train, check = cases_of(data, name)
-        training.append((name, weight, Patients([read_patient(c) for c in train], planes, real, same)))
+        marks = LANDMARKS.get(name, ())
+        training.append((name, weight, Patients([read_patient(c, marks) for c in train], planes, real, same)))
         if check:
-            validation.append((name, 1.0, Patients([read_patient(c) for c in check], planes, real, 0.0)))
+            validation.append((name, 1.0, Patients([read_patient(c, marks) for c in check], planes, real, 0.0)))
     return Mixture(tuple(training)), Mixture(tuple(validation))

@@ -1,0 +1,112 @@
+"""One label a voxel: structures compete by probability times presence; presence is smoothed along the slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rau.sam.propagation import SliceMasks
+
+
+def smoothed(presence: np.ndarray) -> np.ndarray:
+    """(T, K) presence of K structures in T slices, smoothed over three slices (a lone slice counts half)."""
+    padded = np.pad(presence, ((1, 1), (0, 0)), mode="edge")
+    return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+
+
+class PlaneVotes:
+    """What one plane says of the target. Holds a uint8 probability volume for each structure that appears at all.
+
+    values: label values, K of them. shape: canonical (S, R, C) of the target. axis: across which the slices were cut.
+    """
+
+    def __init__(self, values: Sequence[int], shape: tuple[int, int, int], axis: int) -> None:
+        self.values, self.shape, self.axis = tuple(values), shape, axis
+        self.votes: dict[int, np.ndarray] = {}
+        self.presence = np.zeros((shape[axis], len(self.values)), np.float32)
+        self.iou = np.zeros_like(self.presence)
+
+    def add(self, one: SliceMasks) -> None:
+        for k, value in enumerate(one.values):
+            column = self.values.index(value)
+            self.presence[one.index, column], self.iou[one.index, column] = one.presence[k], one.iou[k]
+            if one.presence[k] < 0.1:
+                continue
+            if value not in self.votes:
+                self.votes[value] = np.zeros(self.shape, np.uint8)
+            np.moveaxis(self.votes[value], self.axis, 0)[one.index] = np.round(one.probability[k] * 255)
+
+    def gate(self) -> np.ndarray:
+        """(T, K) smoothed presence; one slice alone is taken as it is."""
+        return self.presence if len(self.presence) < 3 else smoothed(self.presence)
+
+
+def preview(one: SliceMasks, threshold: float) -> np.ndarray:
+    """(rows, columns) uint16 labels of one slice as far as it alone can tell."""
+    labels = np.zeros(one.probability.shape[1:], np.uint16)
+    best = np.full(labels.shape, 0.5, np.float32)
+    for k, value in enumerate(one.values):
+        if one.presence[k] >= threshold:
+            wins = one.probability[k] > best
+            labels[wins], best[wins] = value, one.probability[k][wins]
+    return labels
+
+
+def assemble(planes: Sequence[PlaneVotes], threshold: float) -> np.ndarray:
+    """(S, R, C) uint16 labels. A voxel goes to the structure of highest mean probability over the planes, if above a half.
+
+    In each plane a structure's slices count fully where its gate is at or above `threshold`, and fade to nothing at half of it.
+    """
+    shape, values = planes[0].shape, planes[0].values
+    labels, best = np.zeros(shape, np.uint16), np.full(shape, 0.5, np.float32)
+    for column, value in enumerate(values):
+        if not any(value in plane.votes for plane in planes):
+            continue
+        total = np.zeros(shape, np.float32)
+        for plane in planes:
+            if value not in plane.votes:
+                continue
+            gate = np.clip(2 * plane.gate()[:, column] / max(threshold, 1e-6) - 1, 0, 1)
+            total += plane.votes[value] * (np.moveaxis(gate[:, None, None], 0, plane.axis) / (255 * len(planes)))
+        wins = total > best
+        labels[wins], best[wins] = value, total[wins]
+    return labels
+
+
+def drop_islands(labels: np.ndarray, single: Sequence[int], fraction: float = 0.1) -> np.ndarray:
+    """Remove pieces smaller than `fraction` of the largest piece, of the structures that are one piece in the references.
+
+    labels: (S, R, C), changed in place and returned. Structures in several pieces are left alone.
+    """
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(labels.astype(np.int32))
+    for value in single:
+        box = boxes[value - 1] if 0 < value <= len(boxes) else None
+        if box is None:
+            continue
+        pieces, count = ndimage.label(labels[box] == value, np.ones((3, 3, 3)))
+        if count > 1:
+            sizes = np.bincount(pieces.ravel())
+            sizes[0] = 0
+            small = np.nonzero(sizes < fraction * sizes.max())[0]
+            labels[box][np.isin(pieces, small[small > 0])] = 0
+    return labels
+
+
+def single_pieces(labels: np.ndarray, values: Sequence[int], fraction: float = 0.9) -> list[int]:
+    """The structures of a reference whose largest piece holds at least `fraction` of their voxels."""
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(labels.astype(np.int32))
+    found = []
+    for value in values:
+        box = boxes[value - 1] if 0 < value <= len(boxes) else None
+        if box is None:
+            continue
+        pieces, _ = ndimage.label(labels[box] == value, np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:]
+        if sizes.max() >= fraction * sizes.sum():
+            found.append(value)
+    return found

@@ -1,0 +1,110 @@
+"""The engine: models loaded once, kept between runs, with the references they have encoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rau.errors import InputError, ModelError
+from rau.models.store import ModelFolder, find_model, open_model
+from rau.settings import SegmentSettings
+
+if TYPE_CHECKING:
+    from rau.references.encoded import EncodedReference
+    from rau.references.encoder import Encoder
+    from rau.sam.segmenter import Segmenter
+
+KEPT_REFERENCES = 6  # encoded (reference, plane) pairs kept between runs
+
+
+@dataclass
+class Engine:
+    """segmenter: always; encoder: None when the model has none (slices are then matched by position alone)."""
+
+    folder: ModelFolder
+    segmenter: Segmenter
+    encoder: Encoder | None
+    device: str
+    _kept: OrderedDict[str, EncodedReference] = field(default_factory=OrderedDict, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.folder.manifest.name
+
+    def versions(self) -> dict[str, Any]:
+        """What made a result: package and model versions, checksums."""
+        from importlib.metadata import version
+
+        import rau
+
+        manifest = self.folder.manifest
+        packages = ("torch", "transformers", "sam2", "SimpleITK", "numpy")
+        return {
+            "rau": rau.__version__,
+            "model": {"name": manifest.name, "version": manifest.version, "sha256": dict(manifest.files)},
+            "device": self.device,
+            **{package: version(package) for package in packages},
+        }
+
+    def remembered(self, key: str, make: Callable[[], EncodedReference]) -> EncodedReference:
+        """The encoded reference of that content hash; made when it is not at hand. The oldest is let go."""
+        if key not in self._kept:
+            self._kept[key] = make()
+            while len(self._kept) > KEPT_REFERENCES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def content_hash(*parts: np.ndarray | str | tuple[Any, ...]) -> str:
+    """SHA-256 over arrays (values, shape, type) and words; no name or path goes in."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def device_of(wanted: str) -> str:
+    """ "auto" to what is there. Raises InputError when CUDA is asked for and missing."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("No CUDA device was found", "Choose the device cpu, or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def load_engine(settings: SegmentSettings | None = None) -> Engine:
+    """Load the models that `settings` name (model, device, threads). Raises ModelError, InputError."""
+    import torch
+
+    from rau.references.encoder import Encoder, build_encoder
+    from rau.sam.build import build_sam2
+    from rau.sam.segmenter import Segmenter
+
+    settings = settings or SegmentSettings()
+    folder = open_model(find_model(settings.model))
+    device = device_of(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    manifest = folder.manifest
+    part = manifest.segmenter
+    model = build_sam2(part.config, {**part.overrides, "image_size": part.image_size})
+    try:
+        model.load_state_dict(folder.tensors(part.file))
+        encoder = None
+        if manifest.encoder:
+            dinov2 = build_encoder(manifest.encoder.config)
+            dinov2.load_state_dict(folder.tensors(manifest.encoder.file))
+            encoder = Encoder(dinov2.eval().requires_grad_(False).to(device), manifest.encoder.image_size)
+    except (RuntimeError, TypeError, ValueError) as problem:
+        raise ModelError(f"The weights of {manifest.name} do not fit its model.json", "Get the model again") from problem
+    return Engine(folder, Segmenter(model.eval().requires_grad_(False).to(device)), encoder, device)

@@ -1,0 +1,50 @@
+"""A reference made ready for one plane: descriptors of its slices, SAM2 memories of its labelled slices, each made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rau.sam.pixels import masks_to_square, normalise, to_square
+from rau.volume.planes import Planes
+
+if TYPE_CHECKING:
+    from rau.sam.segmenter import Memory, Segmenter
+
+
+@dataclass
+class EncodedReference:
+    """images, labels: the reference's slices, canonical. values: label values wanted. descriptors: (N, D).
+
+    where: for each value, the sorted indices of the slices that show it.
+    """
+
+    images: Planes
+    labels: Planes
+    values: tuple[int, ...]
+    descriptors: np.ndarray
+    where: dict[int, np.ndarray] = field(default_factory=dict)
+    _memories: dict[int, tuple[Memory, dict[int, int]]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for value in self.values:
+            others = tuple(i for i in range(3) if i != self.labels.axis)
+            self.where[value] = np.nonzero((self.labels.array == value).any(axis=others))[0]
+
+    def memory(self, segmenter: Segmenter, index: int) -> tuple[Memory, dict[int, int]]:
+        """Memory of slice `index`, a row for each structure in it, and which row is which value; encoded at most once."""
+        import torch
+
+        if index not in self._memories:
+            labels = self.labels[index]
+            here = [value for value in self.values if index in self.where[value]]
+            size, device = segmenter.size, segmenter.device
+            with torch.inference_mode():
+                image = normalise(to_square(self.images[index][None], self.images.frame, size))
+                features = segmenter.encode(image.to(device)).rows(torch.zeros(len(here), dtype=torch.long, device=device))
+                masks = masks_to_square(np.stack([labels == v for v in here]), self.labels.frame, size)
+                memory = segmenter.remember(features, masks.to(device))
+            self._memories[index] = (memory, {value: row for row, value in enumerate(here)})
+        return self._memories[index]

@@ -1,0 +1,175 @@
+"""One plane of the target, slice by slice from the best matched slice outwards, both ways.
+
+Memory of a slice: its retrieved reference slices (conditioning) and the last slices done in that direction (a ring).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rau.references.encoded import EncodedReference
+from rau.references.retrieval import nearby
+from rau.sam.pixels import from_square, masks_to_square, normalise, to_square
+from rau.sam.segmenter import Features, Memory, Segmenter
+from rau.volume.planes import Planes
+
+@dataclass(frozen=True)
+class Match:
+    """For each target slice: the slice of one reference that fits it, and how well. index, similarity: (T,)."""
+
+    reference: EncodedReference
+    number: int
+    index: np.ndarray
+    similarity: np.ndarray
+
+
+@dataclass(frozen=True)
+class SliceMasks:
+    """A segmented slice. probability: (K', rows, columns) float32; values, presence, iou: of each row, K' alike.
+
+    Rows are the structures that a reference shows near this slice; the others are taken as absent.
+    """
+
+    index: int
+    values: tuple[int, ...]
+    probability: np.ndarray
+    presence: np.ndarray
+    iou: np.ndarray
+    reference: int
+    reference_index: int
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """references: reference slices in memory. neighbours: length of the ring. reach: slices of the reference within which
+    a structure may lie from the matched one, as a fraction of the structure's own extent (at least 2)."""
+
+    references: int = 3
+    neighbours: int = 1
+    reach: float = 0.35
+    threshold: float = 0.5
+
+
+def chosen_memories(
+    segmenter: Segmenter, matches: Sequence[Match], t: int, value: int, recipe: Recipe
+) -> list[tuple[Memory, int]]:
+    """(memory, row) of the reference slices that show `value` near target slice t, best first; none: absent here."""
+    found: list[tuple[float, EncodedReference, int]] = []
+    for match in matches:
+        where = match.reference.where[value]
+        extent = int(where[-1] - where[0]) + 1 if len(where) else 0
+        reach = max(2, round(recipe.reach * extent))
+        middle = int(match.index[t])
+        for index in nearby(middle, where, recipe.references, reach):
+            found.append((match.similarity[t] - 0.03 * abs(index - middle), match.reference, index))
+    found.sort(key=lambda one: -one[0])
+    rows = []
+    for _, reference, index in found[: recipe.references]:
+        memory, row_of = reference.memory(segmenter, index)
+        rows.append((memory, row_of[value]))
+    return rows
+
+
+def pick_rows(chosen: Sequence[Sequence[tuple[Memory, int]]], slot: int) -> Memory:
+    """Conditioning memory `slot` of every structure as one batch; a structure with fewer repeats its own."""
+    import torch
+
+    rows = []
+    for one in chosen:
+        memory, row = one[slot % len(one)]
+        rows.append(memory.rows(torch.tensor([row], device=memory.pointer.device)))
+    return Memory.stack(rows)
+
+
+class Direction:
+    """The ring of neighbours of one walk: the last slices done, with the masks of every structure."""
+
+    def __init__(self, length: int) -> None:
+        self.ring: deque[tuple[Features, dict[int, np.ndarray]]] = deque(maxlen=max(length, 1))
+        self.length = length
+
+    def push(self, features: Features, masks: dict[int, np.ndarray]) -> None:
+        if self.length:
+            self.ring.appendleft((features, masks))
+
+    def copy(self) -> Direction:
+        twin = Direction(self.length)
+        twin.ring = deque(self.ring, maxlen=self.ring.maxlen)
+        return twin
+
+    def memories(self, segmenter: Segmenter, values: Sequence[int], planes: Planes) -> list[Memory]:
+        """Memories of the ring for these structures, nearest first; a structure not seen there has an empty mask."""
+        import torch
+
+        out = []
+        for features, masks in self.ring:
+            shape = planes.frame.shape
+            stacked = np.stack([masks.get(v, np.zeros(shape, bool)) for v in values])
+            squares = masks_to_square(stacked, planes.frame, segmenter.size).to(segmenter.device)
+            index = torch.zeros(len(values), dtype=torch.long, device=segmenter.device)
+            out.append(segmenter.remember(features.rows(index), squares))
+        return out
+
+
+def segment_slice(
+    segmenter: Segmenter, planes: Planes, t: int, matches: Sequence[Match], recipe: Recipe, direction: Direction
+) -> SliceMasks:
+    """All structures of target slice t in one batch; pushes the slice into the ring of `direction`."""
+    import torch
+
+    best = max(matches, key=lambda match: match.similarity[t])
+    found = (best.number, int(best.index[t]), float(best.similarity[t]))
+    values = best.reference.values
+    chosen = {v: chosen_memories(segmenter, matches, t, v, recipe) for v in values}
+    asked = [v for v in values if chosen[v]]
+    if not asked:
+        direction.ring.clear()
+        empty = np.zeros((0, *planes.frame.shape), np.float32)
+        return SliceMasks(t, (), empty, np.zeros(0), np.zeros(0), *found)
+    picked = [chosen[v] for v in asked]
+    slots = max(len(one) for one in picked)
+    with torch.inference_mode():
+        image = normalise(to_square(planes[t][None], planes.frame, segmenter.size)).to(segmenter.device)
+        features = segmenter.encode(image)
+        rows = features.rows(torch.zeros(len(asked), dtype=torch.long, device=segmenter.device))
+        references = [pick_rows(picked, slot) for slot in range(slots)]
+        masks = segmenter.decode(rows, references, direction.memories(segmenter, asked, planes))
+        probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.frame)
+        presence = masks.presence.sigmoid().cpu().numpy()
+        iou = masks.iou.clamp(0, 1).cpu().numpy()
+    kept = {
+        v: probability[k] > 0.5 for k, v in enumerate(asked) if presence[k] >= recipe.threshold
+    }
+    direction.push(features, kept)
+    return SliceMasks(t, tuple(asked), probability, presence, iou, *found)
+
+
+def key_slice(matches: Sequence[Match]) -> int:
+    """The target slice to begin with: well matched, and matched to a slice that shows many structures."""
+    richness = []
+    for match in matches:
+        shown = np.zeros(len(match.reference.images))
+        for where in match.reference.where.values():
+            shown[where] += 1
+        richness.append(match.similarity + shown[match.index] / max(1.0, shown.max()))
+    return int(np.mean(richness, axis=0).argmax())
+
+
+def segment_plane(
+    segmenter: Segmenter, planes: Planes, matches: Sequence[Match], recipe: Recipe
+) -> Iterator[SliceMasks]:
+    """Every slice of the target once: from the key slice to the end, then from it to the start."""
+    start = key_slice(matches)
+    forward = Direction(min(recipe.neighbours, segmenter.max_neighbours))
+    yield segment_slice(segmenter, planes, start, matches, recipe, forward)
+    backward = forward.copy()
+    for t in range(start + 1, len(planes)):
+        yield segment_slice(segmenter, planes, t, matches, recipe, forward)
+    for t in range(start - 1, -1, -1):
+        yield segment_slice(segmenter, planes, t, matches, recipe, backward)
+
