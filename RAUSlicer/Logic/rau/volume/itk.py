@@ -10,6 +10,7 @@ import numpy as np
 
 from rau.errors import InputError
 from rau.volume.files import ending_of, quiet_stderr, refuse_foreign_data_file
+from rau.volume.nifti import count_not_finite
 from rau.volume.volume import Geometry
 
 BROKEN_HINT = "The file is damaged, cut off or not what its ending says: copy or export it again"
@@ -40,6 +41,8 @@ def read_itk(path: Path, *, layers: bool = False) -> ItkImage:
             reader.ReadImageInformation()
             _check_header(path, reader, layers)
             image = reader.Execute()
+        if ending_of(path).startswith(".nii") and reader.GetPixelIDValue() in (sitk.sitkFloat32, sitk.sitkFloat64):
+            refuse_not_finite(count_not_finite(path), path.name)
         header = {key: reader.GetMetaData(key) for key in _text_keys(reader)}
         if image.GetDimension() == 4:
             image = image[:, :, :, 0]
@@ -54,6 +57,14 @@ def read_itk(path: Path, *, layers: bool = False) -> ItkImage:
                 f"The axes of {path.name} are sheared (not at right angles)", "Resample it to a rectangular grid"
             ) from None
         raise InputError(f"{path.name} cannot be read", BROKEN_HINT) from None
+
+
+def refuse_not_finite(count: int, name: str) -> None:
+    """Raises InputError when `count` voxels are no number."""
+    if count:
+        raise InputError(
+            f"{name} holds {count} voxels that are no number (NaN or infinite)", "Replace them in the source first"
+        )
 
 
 def _text_keys(reader: Any) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from rau.errors import InputError
 from rau.volume.files import checked, kind_of
+from rau.volume.itk import read_itk, refuse_not_finite
 from rau.volume.volume import Geometry, Volume
 
 
@@ -40,8 +41,6 @@ def _read(path: Path, kind: str, series: str | None) -> Volume:
         from rau.volume.dicom import read_dicom
 
         return read_dicom(path, series)
-    from rau.volume.itk import read_itk
-
     image = read_itk(path)
     array = image.array
     if image.components > 1:
@@ -60,12 +59,7 @@ def _colour(array: np.ndarray, name: str) -> np.ndarray:
 def _usable(array: np.ndarray, name: str) -> np.ndarray:
     """Native, contiguous, at most 32-bit integers or 32/64-bit floats; refuses NaN, infinity and constant images."""
     if array.dtype.kind == "f":
-        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-        if bad:
-            raise InputError(
-                f"{name} holds {bad} voxels that are no number (NaN or infinite)",
-                "Replace them in the source and try again",
-            )
+        refuse_not_finite(int(array.size - np.count_nonzero(np.isfinite(array))), name)
     low, high = array.min(), array.max()
     if low == high:
         raise InputError(f"{name} is constant: every voxel is {low:g}", "Check that the right image was chosen")

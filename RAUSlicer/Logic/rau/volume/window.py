@@ -28,7 +28,7 @@ def to_uint8(volume: Volume, window: tuple[float, float] | None = None, mask: np
         raise InputError(f"The window ({low:g}, {high:g}) is empty", "Give the lower value first, then the higher one")
     result = np.empty(array.shape, dtype=np.uint8)
     for index in range(array.shape[0]):
-        scaled = (array[index].astype(np.float64) - low) * (255.0 / (high - low))
+        scaled = (array[index].astype(np.float64) - low) * 255.0 / (high - low)
         result[index] = np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
     return result
 
