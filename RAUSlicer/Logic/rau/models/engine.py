@@ -61,7 +61,7 @@ class Engine:
         return self._kept[key]
 
 
-def content_hash(*parts: np.ndarray | str | tuple[Any, ...]) -> str:
+def content_hash(*parts: np.ndarray | str | int | tuple[Any, ...]) -> str:
     """SHA-256 over arrays (values, shape, type) and words; no name or path goes in."""
     digest = hashlib.sha256()
     for part in parts:

@@ -111,7 +111,7 @@ class Segmenter:
     def remember(self, features: Features, masks: torch.Tensor) -> Memory:
         """Encode K (slice, mask) rows as memory. features: K rows; masks: (K, 1, S, S), 0 or 1; empty masks: "absent"."""
         feats, positions, sizes = self._flat(features)
-        empty = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
+        empty: dict[str, Any] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         out = self.model.track_step(0, True, feats, positions, sizes, None, masks.float(), empty, 1, run_mem_encoder=True)
         return Memory(out["maskmem_features"], out["maskmem_pos_enc"][-1], out["obj_ptr"])
 

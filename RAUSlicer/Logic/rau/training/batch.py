@@ -69,7 +69,7 @@ def pick(rng: Rng, counts: np.ndarray, layout: Layout, k: int) -> list[list[int]
     A structure is a value that a reference shows and the target shows clearly or not at all (one of those at most);
     now and then two values together.
     """
-    in_reference = (counts[: layout.references] >= MIN_PIXELS).any(0)
+    in_reference = np.asarray((counts[: layout.references] >= MIN_PIXELS).any(axis=0))
     in_target = counts[layout.target]
     in_reference[[0, *range(TISSUE, 256)]] = False
     present = [int(v) for v in np.nonzero(in_reference & (in_target >= MIN_PIXELS))[0]]

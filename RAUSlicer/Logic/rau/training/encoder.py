@@ -116,7 +116,7 @@ def train(settings: EncoderTraining) -> Iterator[dict[str, float]]:
         if progress.step % settings.every == 0 or progress.step == settings.steps or out_of_time:
             averaged = build_encoder(chosen.encoder)
             averaged.load_state_dict(progress.mean)
-            scores = {"step": progress.step, "seconds": round(progress.seconds), "loss": np.mean(progress.losses[-200:])}
+            scores: dict[str, float] = {"step": progress.step, "seconds": round(progress.seconds), "loss": float(np.mean(progress.losses[-200:]))}
             scores.update(validate(Encoder(averaged, chosen.encoder_size), validation))
             checkpoint.append(folder / "validation.csv", {k: round(float(v), 4) for k, v in scores.items()})
             checkpoint.plot(folder, label="right slice found, of 24")

@@ -71,7 +71,7 @@ def spoiled(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 def predict(segmenter: Segmenter, batch: Batch, rng: np.random.Generator) -> Masks:
     """Encode every frame once, remember references and (spoiled) neighbours, decode the target."""
-    b, f = batch.images.shape[:2]
+    f = batch.layout.frames
     features = segmenter.encode(normalise(batch.images.flatten(0, 1)))
 
     def rows(frame: int) -> torch.Tensor:
@@ -197,11 +197,11 @@ def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
         run.progress.seconds = before + time.time() - start
         out_of_time = bool(settings.minutes) and time.time() - start > settings.minutes * 60
         if run.step % 50 == 0:
-            row = {"step": run.step, "seconds": round(run.progress.seconds), "loss": round(np.mean(losses[-50:]), 4)}
+            row = {"step": run.step, "seconds": round(run.progress.seconds), "loss": round(float(np.mean(losses[-50:])), 4)}
             checkpoint.append(log, row)
         if run.step % settings.every == 0 or run.step == settings.steps or out_of_time:
             scores = score(run, validation)
-            checkpoint.append(run.folder / "validation.csv", {**scores, "loss": round(np.mean(losses[-200:]), 4)})
+            checkpoint.append(run.folder / "validation.csv", {**scores, "loss": round(float(np.mean(losses[-200:])), 4)})
             checkpoint.plot(run.folder)
             run.save()
             yield scores

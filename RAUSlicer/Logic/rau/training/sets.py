@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rau.errors import InputError
-from rau.training.data import Anatomies, Mixture, Patient, Patients, as_patient
+from rau.training.data import Anatomies, Mixture, Patient, Patients, Source, as_patient
 
 TRAINABLE = (
     "msd_hippocampus",
@@ -45,17 +45,16 @@ def read_patient(case: Path, landmarks: Sequence[int] = ()) -> Patient:
         image = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "image.png")))
         labels = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "labels.png")))
         return as_patient(eight_bit(image[None]), labels[None], (1.0, 1.0, 1.0))
-    labels = sitk.ReadImage(str(case / "labels.nii.gz"), sitk.sitkUInt16)
-    image = None
+    maps = sitk.ReadImage(str(case / "labels.nii.gz"), sitk.sitkUInt16)
+    scan = None
     if (case / "image.nii.gz").exists():
-        image = sitk.ReadImage(str(case / "image.nii.gz"))
+        scan = sitk.ReadImage(str(case / "image.nii.gz"))
     elif (case / "dicom").is_dir():
-        image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(case / "dicom")))
-        labels = sitk.Resample(labels, image, sitk.Transform(), sitk.sitkNearestNeighbor)
-    labels = sitk.DICOMOrient(labels, "LPS")
-    spacing = labels.GetSpacing()[::-1]
-    pixels = None if image is None else eight_bit(sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")))
-    return as_patient(pixels, sitk.GetArrayFromImage(labels), spacing, landmarks)
+        scan = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(case / "dicom")))
+        maps = sitk.Resample(maps, scan, sitk.Transform(), sitk.sitkNearestNeighbor)
+    maps = sitk.DICOMOrient(maps, "LPS")
+    pixels = None if scan is None else eight_bit(sitk.GetArrayFromImage(sitk.DICOMOrient(scan, "LPS")))
+    return as_patient(pixels, sitk.GetArrayFromImage(maps), maps.GetSpacing()[::-1], landmarks)
 
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
@@ -68,8 +67,8 @@ def eight_bit(image: np.ndarray) -> np.ndarray:
 
 def mixtures(data: Path | None, seed: int, cache: Path | None = None, anatomies: int = 1200) -> tuple[Mixture, Mixture]:
     """(training, validation) sources. Without `data` (the folder of the sets): synthetic anatomies alone."""
-    training = [("anatomies", 0.45, Anatomies(seed, anatomies, cache))]
-    validation = [("anatomies", 1.0, Anatomies(seed + 1000, 60, cache))]
+    training: list[tuple[str, float, Source]] = [("anatomies", 0.45, Anatomies(seed, anatomies, cache))]
+    validation: list[tuple[str, float, Source]] = [("anatomies", 1.0, Anatomies(seed + 1000, 60, cache))]
     recipe = {  # weight, planes, chance of real pictures, chance of one patient deformed twice
         "msd_hippocampus": (0.22, (0, 1, 2), 0.85, 0.0),
         "synthseg_labelmaps": (0.15, (0, 1, 2), 0.0, 0.15),

@@ -1,0 +1,76 @@
+"""One label a voxel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from rau.assembly.labels import PlaneVotes, assemble, drop_islands, preview, single_pieces  # noqa: E402
+from rau.assembly.summary import summarise  # noqa: E402
+from rau.sam.propagation import SliceMasks  # noqa: E402
+from rau.volume.volume import Geometry, LabelMap, Structure  # noqa: E402
+
+
+def masks(index: int, probability: dict[int, np.ndarray], presence: dict[int, float]) -> SliceMasks:
+    values = tuple(probability)
+    stacked = np.stack([probability[v] for v in values]).astype(np.float32)
+    return SliceMasks(index, values, stacked, np.array([presence[v] for v in values]), np.full(len(values), 0.8), 0, 0, 1.0)
+
+
+def test_a_voxel_goes_to_the_more_probable_structure():
+    votes = PlaneVotes((4, 9), (1, 1, 3), 0)
+    votes.add(masks(0, {4: np.array([[0.9, 0.6, 0.2]]), 9: np.array([[0.6, 0.8, 0.4]])}, {4: 1.0, 9: 1.0}))
+    assert assemble([votes], 0.5).tolist() == [[[4, 9, 0]]]
+
+
+def test_an_absent_structure_leaves_its_voxels_to_the_others():
+    one = masks(0, {4: np.array([[0.9]]), 9: np.array([[0.6]])}, {4: 0.2, 9: 0.9})
+    votes = PlaneVotes((4, 9), (1, 1, 1), 0)
+    votes.add(one)
+    assert assemble([votes], 0.5).item() == 9
+    assert preview(one, 0.5).item() == 9
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_votes_across_any_axis_land_on_the_same_voxels(axis):
+    truth = np.random.default_rng(0).random((4, 5, 6)) > 0.5
+    votes = PlaneVotes((1,), truth.shape, axis)
+    for t in range(truth.shape[axis]):
+        votes.add(masks(t, {1: np.take(truth, t, axis).astype(float)}, {1: 1.0}))
+    assert np.array_equal(assemble([votes], 0.5) == 1, truth)
+
+
+def test_three_planes_are_averaged():
+    planes = []
+    for probability in (0.9, 0.8, 0.1):
+        votes = PlaneVotes((1,), (1, 1, 1), 0)
+        votes.add(masks(0, {1: np.array([[probability]])}, {1: 1.0}))
+        planes.append(votes)
+    assert assemble(planes, 0.5).item() == 1
+    assert assemble(planes[1:], 0.5).item() == 0
+
+
+def test_small_islands_go_and_structures_in_several_pieces_stay():
+    labels = np.zeros((1, 20, 20), np.uint16)
+    labels[0, 2:10, 2:10], labels[0, 15, 15] = 1, 1
+    labels[0, 2:6, 14:18], labels[0, 12:16, 4:8] = 2, 2
+    labels[0, 19, 19] = 2
+    assert single_pieces(labels, [1, 2, 3]) == [1]
+    drop_islands(labels, [1])
+    assert labels[0, 15, 15] == 0 and labels[0, 19, 19] == 2 and (labels == 1).sum() == 64
+
+
+def test_the_summary_measures_on_the_target_grid():
+    labels = np.zeros((3, 4, 5), np.uint16)
+    labels[1:3, 2, 3:5] = 7
+    structures = (Structure(7, "cyst"), Structure(8, "gone"))
+    grid = LabelMap(labels, Geometry(labels.shape, (2.0, 1.0, 0.5)), structures)
+    votes = PlaneVotes((7, 8), labels.shape, 0)
+    votes.add(masks(1, {7: np.ones((4, 5))}, {7: 0.9}))
+    found, gone = summarise(grid, [votes], True)
+    assert found.present and found.box == (1, 2, 3, 3, 3, 5) and found.voxels == 4
+    assert found.volume_ml == pytest.approx(0.004) and found.score == pytest.approx(0.8)
+    assert not gone.present and gone.box is None
+    assert summarise(grid, [votes], False)[0].volume_ml is None

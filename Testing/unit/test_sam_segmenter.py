@@ -1,0 +1,121 @@
+"""SAM2 used with a reference: the wrapper against the package's own steps, and batched against looped."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rau.errors import ModelError  # noqa: E402
+from rau.models.presets import preset  # noqa: E402
+from rau.sam.build import build_sam2  # noqa: E402
+from rau.sam.segmenter import TARGET_FRAME, Memory, Segmenter  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    mini = preset("rau-mini")
+    model = build_sam2(mini.sam_config, {**mini.sam_overrides, "image_size": 128}).eval()
+    return Segmenter(model.requires_grad_(False))
+
+
+def rows(segmenter: Segmenter, structures: int, seed: int = 0):
+    """Features of two slices, masks of `structures` in the first."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, 3, segmenter.size, segmenter.size, generator=generator)
+    masks = (torch.rand(structures, 1, segmenter.size, segmenter.size, generator=generator) > 0.7).float()
+    return segmenter.encode(images), masks
+
+
+def index(value: int, count: int):
+    return torch.full((count,), value, dtype=torch.long)
+
+
+@pytest.mark.parametrize("structures", [1, 5, 16])
+def test_all_structures_in_one_batch_give_the_masks_of_one_at_a_time(segmenter, structures):
+    features, masks = rows(segmenter, structures)
+    memory = segmenter.remember(features.rows(index(0, structures)), masks)
+    together = segmenter.decode(features.rows(index(1, structures)), [memory], [memory])
+    for k in range(structures):
+        one = segmenter.remember(features.rows(index(0, 1)), masks[k : k + 1])
+        alone = segmenter.decode(features.rows(index(1, 1)), [one], [one])
+        assert torch.allclose(together.logits[k], alone.logits[0], atol=1e-3)
+        assert torch.allclose(together.presence[k], alone.presence[0], atol=1e-4)
+
+
+def test_decoding_is_a_step_of_sam2_itself_where_its_gate_is_open(segmenter):
+    features, masks = rows(segmenter, 3)
+    model = segmenter.model
+    memory = segmenter.remember(features.rows(index(0, 3)), masks)
+    ours = segmenter.decode(features.rows(index(1, 3)), [memory])
+    feats, positions, sizes = segmenter._flat(features.rows(index(1, 3)))
+    frame = {"maskmem_features": memory.spatial, "maskmem_pos_enc": [memory.position], "obj_ptr": memory.pointer}
+    frames = {"cond_frame_outputs": {0: frame}, "non_cond_frame_outputs": {}}
+    theirs = model.track_step(
+        TARGET_FRAME, False, feats, positions, sizes, None, None, frames, TARGET_FRAME + 1, run_mem_encoder=False
+    )
+    open_rows = ours.presence > 0
+    expected = torch.where(open_rows[:, None, None, None], ours.logits, torch.tensor(-1024.0))
+    assert torch.allclose(theirs["pred_masks"], expected)
+
+
+def test_the_reference_mask_decides_the_result(segmenter):
+    features, masks = rows(segmenter, 2)
+    memory = segmenter.remember(features.rows(index(0, 2)), masks)
+    logits = segmenter.decode(features.rows(index(1, 2)), [memory]).logits
+    assert not torch.allclose(logits[0], logits[1], atol=1e-3)
+
+
+def test_an_empty_mask_is_remembered_as_absence(segmenter):
+    features, masks = rows(segmenter, 1)
+    shown = segmenter.remember(features.rows(index(0, 1)), masks)
+    empty = segmenter.remember(features.rows(index(0, 1)), torch.zeros_like(masks))
+    assert torch.allclose(empty.pointer, segmenter.model.no_obj_ptr)
+    assert not torch.allclose(shown.spatial, empty.spatial)
+
+
+def test_more_neighbours_than_the_model_knows_are_left_out(segmenter):
+    features, masks = rows(segmenter, 1)
+    memory = segmenter.remember(features.rows(index(0, 1)), masks)
+    most = segmenter.max_neighbours
+    few = segmenter.decode(features.rows(index(1, 1)), [memory], [memory] * most)
+    many = segmenter.decode(features.rows(index(1, 1)), [memory], [memory] * (most + 3))
+    assert torch.equal(few.logits, many.logits)
+
+
+def test_the_same_weights_work_at_another_size(segmenter):
+    for size in (192, 64, 128):
+        segmenter.set_size(size)
+        features, masks = rows(segmenter, 2)
+        memory = segmenter.remember(features.rows(index(0, 2)), masks)
+        result = segmenter.decode(features.rows(index(1, 2)), [memory])
+        assert result.logits.shape == (2, 1, size // 4, size // 4)
+    with pytest.raises(ValueError, match="multiple of 64"):
+        segmenter.set_size(100)
+
+
+def test_memories_stack_and_split_by_row(segmenter):
+    features, masks = rows(segmenter, 3)
+    memory = segmenter.remember(features.rows(index(0, 3)), masks)
+    again = Memory.stack([memory.rows(torch.tensor([k])) for k in range(3)])
+    assert torch.equal(again.spatial, memory.spatial) and torch.equal(again.pointer, memory.pointer)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "sam2.1_hiera_x", "sam2.1_hiera_t.yaml", ""])
+def test_only_configurations_of_the_package_are_opened(name):
+    with pytest.raises(ModelError, match="Unknown SAM2 configuration"):
+        build_sam2(name)
+
+
+@pytest.mark.parametrize("key", ["_target_", "image_encoder._target_", "image_encoder.trunk._target_"])
+def test_a_model_folder_cannot_name_classes_to_build(key):
+    with pytest.raises(ModelError, match="may not change"):
+        build_sam2("sam2.1_hiera_t", {key: "os.system"})
+
+
+@pytest.mark.parametrize("config", ["sam2.1_hiera_t", "sam2.1_hiera_l"])
+def test_full_size_configurations_have_the_shapes_of_papers_a2(config):
+    model = build_sam2(config)
+    assert model.hidden_dim == 256 and model.mem_dim == 64 and model.image_size == 1024
+    assert model.maskmem_tpos_enc.shape == (7, 1, 1, 64)
