@@ -88,10 +88,12 @@ def pick_series(path: Path, series: str | None = None) -> Series:
             raise InputError(f"The folder {path.name} holds no DICOM images", "Give the folder of a series, or a file")
         raise InputError(f"{path.name} is no DICOM image that can be read", BROKEN_HINT)
     if series is not None:
-        asked = series.strip()
-        chosen = [one for one in found if one.uid == asked] or [
-            one for one in found if asked and (one.number == asked or one.uid.endswith(asked.lstrip(".")))
-        ]
+        asked = series.strip().lstrip(".")
+        chosen = (
+            [one for one in found if one.uid == asked]
+            or [one for one in found if one.number == asked]
+            or [one for one in found if len(asked) >= 4 and one.uid.endswith(asked)]
+        )
     else:
         chosen = found
     if len(chosen) == 1:

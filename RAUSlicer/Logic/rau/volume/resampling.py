@@ -36,7 +36,8 @@ def labels_on_grid(labels: LabelMap, geometry: Geometry) -> tuple[LabelMap, str]
         raise InputError(
             f"On the grid of the image nothing would be left of: {names}", "Give a label map made for this image"
         )
-    lost = _loss(labels, array, geometry)
+    cell = 1.0 if moved is not None else float(np.prod(geometry.spacing) / np.prod(labels.geometry.spacing))
+    lost = _loss(np.count_nonzero(labels.array), cell * np.count_nonzero(array))
     if moved is not None and lost == 0 and sorted(labels.geometry.shape) == sorted(geometry.shape):
         return LabelMap(array, geometry, labels.structures), ""
     said = (
@@ -119,8 +120,6 @@ def _nearest(labels: LabelMap, geometry: Geometry) -> np.ndarray:
     return array
 
 
-def _loss(labels: LabelMap, array: np.ndarray, geometry: Geometry) -> float:
-    """Share of the labelled volume (mm3) that is gone, 0 to 1."""
-    before = np.count_nonzero(labels.array) * float(np.prod(labels.geometry.spacing))
-    after = np.count_nonzero(array) * float(np.prod(geometry.spacing))
-    return max(0.0, 1.0 - after / before) if before and after < before * (1 - 1e-9) else 0.0
+def _loss(before: float, after: float) -> float:
+    """Share of the labelled volume that is gone, 0 to 1."""
+    return max(0.0, 1.0 - after / before) if before else 0.0
