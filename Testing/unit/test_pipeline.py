@@ -1,0 +1,183 @@
+"""The whole way of the data on a small random model: geometry, events, cancel, bad pairs. No accuracy is asked here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rau.errors import Cancelled, InputError  # noqa: E402
+from rau.events import SliceEvent, StageEvent, WarningEvent  # noqa: E402
+from rau.models import store  # noqa: E402
+from rau.models.engine import load_engine  # noqa: E402
+from rau.models.presets import preset  # noqa: E402
+from rau.pipeline import segment  # noqa: E402
+from rau.preparation import axes_for  # noqa: E402
+from rau.references.encoder import build_encoder  # noqa: E402
+from rau.references.reference import Reference  # noqa: E402
+from rau.sam.build import build_sam2  # noqa: E402
+from rau.settings import SegmentSettings  # noqa: E402
+from rau.volume.volume import Geometry, LabelMap, Structure, Volume  # noqa: E402
+
+STRUCTURES = (Structure(2, "ball", (1.0, 0.0, 0.0), "term"), Structure(5, "box"))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    torch.manual_seed(0)
+    mini = preset("rau-mini")
+    sam, encoder = build_sam2(mini.sam_config, mini.sam_overrides), build_encoder(mini.encoder)
+    sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(3.0)  # an untrained gate would say "absent"
+    manifest = {
+        "name": "random",
+        "version": "0",
+        "licence": "Apache-2.0",
+        "segmenter": {"config": mini.sam_config, "overrides": mini.sam_overrides, "image_size": 64},
+        "encoder": {"config": mini.encoder, "image_size": mini.encoder_size},
+    }
+    folder = tmp_path_factory.mktemp("models") / "random"
+    weights = {"segmenter.safetensors": sam.state_dict(), "encoder.safetensors": encoder.state_dict()}
+    store.write_model(folder, manifest, weights, half=False)
+    return load_engine(SegmentSettings(model=str(folder), device="cpu"))
+
+
+def phantom(shape=(10, 24, 20), spacing=(4.0, 1.0, 1.0), seed=0, direction=None, modality="MR"):
+    rng = np.random.default_rng(seed)
+    grid = Geometry(shape, spacing, (5.0, -7.0, 11.0), np.eye(3)[:, ::-1] if direction is None else direction)
+    labels = np.zeros(shape, np.uint8)
+    s, r, c = (n // 4 for n in shape)
+    labels[s : 3 * s + 1, r : 2 * r, c : 2 * c] = 2
+    labels[s : 2 * s + 1, 2 * r : 3 * r, 2 * c : 3 * c] = 5
+    image = rng.normal(100, 5, shape) + 40 * labels
+    return Reference(Volume(image, grid, modality), LabelMap(labels, grid, STRUCTURES))
+
+
+def settings(**more):
+    return SegmentSettings(device="cpu", **more)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("flip", [1, -1])
+def test_the_label_map_is_on_the_target_grid_whatever_its_orientation(engine, order, flip):
+    reference = phantom()
+    direction = (np.eye(3)[:, ::-1] * [flip, 1, -flip])[:, list(order)]
+    shape, spacing = (10, 24, 20), (4.0, 1.0, 1.0)
+    shape, spacing = tuple(shape[i] for i in order), tuple(spacing[i] for i in order)
+    target = Volume(np.random.default_rng(1).normal(size=shape), Geometry(shape, spacing, (0.0, 0.0, 0.0), direction), "MR")
+    before = target.array.copy()
+    result = segment([reference], target, settings(planes="acquisition"), engine=engine)
+    assert result.labels.array.shape == shape and result.labels.geometry is target.geometry
+    assert np.array_equal(target.array, before), "the target was altered"
+    assert {s.axis for s in result.slices} == {order.index(0)}
+    assert sorted(s.index for s in result.slices) == list(range(10))
+
+
+def test_the_same_anatomy_in_two_orientations_gets_the_same_labels(engine):
+    reference = phantom()
+    array = np.random.default_rng(2).normal(size=(10, 24, 20))
+    straight = Volume(array, reference.image.geometry, "MR")
+    turned_array = np.ascontiguousarray(array[::-1, :, ::-1])
+    flipped = reference.image.geometry.direction * [-1, 1, -1]
+    corner = reference.image.geometry.to_world(np.array([[9, 0, 19]]))[0]
+    turned = Volume(turned_array, Geometry(array.shape, (4.0, 1.0, 1.0), tuple(corner), flipped), "MR")
+    one = segment([reference], straight, settings(), engine=engine).labels.array
+    other = segment([reference], turned, settings(), engine=engine).labels.array
+    assert one.any()
+    assert np.array_equal(one, other[::-1, :, ::-1])
+
+
+def test_every_slice_is_told_with_its_preview_in_the_targets_own_orientation(engine):
+    events = []
+    shape = (12, 14, 16)
+    direction = np.eye(3)[:, ::-1][:, [1, 0, 2]] * [1, -1, 1]
+    target = Volume(np.random.default_rng(3).normal(size=shape), Geometry(shape, (1.0, 3.0, 1.0), direction=direction), "MR")
+    segment([phantom()], target, settings(planes="acquisition"), engine=engine, on_event=events.append)
+    slices = [e for e in events if isinstance(e, SliceEvent)]
+    assert [e.done for e in slices] == list(range(1, 15)) and {e.total for e in slices} == {14}
+    for event in slices:
+        assert event.axis == 1 and event.labels.shape == (12, 16)
+    assert [e.stage for e in events if isinstance(e, StageEvent)] == ["read", "retrieve", "segment", "assemble"]
+
+
+def test_a_second_run_with_the_same_reference_encodes_nothing_again(engine, monkeypatch):
+    reference, target = phantom(), phantom(seed=9).image
+    first = segment([reference], target, settings(), engine=engine)
+    calls = []
+    encode = engine.segmenter.encode
+    monkeypatch.setattr(engine.segmenter, "encode", lambda images: calls.append(1) or encode(images))
+    second = segment([reference], target, settings(), engine=engine)
+    assert np.array_equal(first.labels.array, second.labels.array), "cached and fresh differ"
+    asked = sum(bool(s.parts) for s in second.slices)
+    assert len(calls) == asked, "only target slices may be encoded in a second run"
+
+
+def test_cancel_stops_between_slices(engine):
+    seen = []
+    with pytest.raises(Cancelled):
+        segment([phantom()], phantom(seed=4).image, settings(), engine=engine, on_event=seen.append,
+                should_stop=lambda: sum(isinstance(e, SliceEvent) for e in seen) >= 3)
+    assert sum(isinstance(e, SliceEvent) for e in seen) == 3
+
+
+def test_a_single_slice_works_and_mixed_dimensions_are_refused(engine):
+    flat = phantom(shape=(1, 40, 36), spacing=(1.0, 1.0, 1.0))
+    result = segment([flat], phantom(shape=(1, 30, 50), spacing=(1.0, 1.0, 1.0), seed=5).image, settings(), engine=engine)
+    assert result.labels.array.shape == (1, 30, 50)
+    with pytest.raises(InputError, match="target is 3-D and the reference is 2-D"):
+        segment([flat], phantom().image, settings(), engine=engine)
+    with pytest.raises(InputError, match="target is 2-D and the reference is 3-D"):
+        segment([phantom()], flat.image, settings(), engine=engine)
+
+
+def test_colour_pictures_and_a_warning_for_mixed_ones(engine):
+    grid = Geometry((1, 32, 32))
+    rng = np.random.default_rng(0)
+    picture = Volume(rng.integers(0, 255, (1, 32, 32, 3), dtype=np.uint8), grid, "OT", spacing_known=False)
+    labels = np.zeros((1, 32, 32), np.uint8)
+    labels[0, 8:20, 8:20] = 2
+    reference = Reference(picture, LabelMap(labels, grid, STRUCTURES[:1]))
+    assert not segment([reference], picture, settings(), engine=engine).warnings
+    grey = Volume(rng.normal(size=(1, 32, 32)), grid, spacing_known=False)
+    assert any("colour" in w for w in segment([reference], grey, settings(), engine=engine).warnings)
+
+
+def test_another_modality_is_said_aloud(engine):
+    events = []
+    result = segment([phantom(modality="CT")], phantom(seed=1).image, settings(), engine=engine, on_event=events.append)
+    assert any("reference is CT and the target is MR" in w for w in result.warnings)
+    assert {e.message for e in events if isinstance(e, WarningEvent)} == set(result.warnings)
+
+
+def test_several_references_are_numbered_together(engine):
+    other = phantom(seed=3)
+    renamed = (Structure(2, "Box"), Structure(5, "ring"))
+    second = Reference(other.image, LabelMap(other.labels.array, other.labels.geometry, renamed))
+    result = segment([phantom(), second], phantom(seed=8).image, settings(), engine=engine)
+    assert {s.structure.name: s.structure.value for s in result.structures} == {"ball": 2, "box": 5, "ring": 6}
+    assert set(np.unique(result.labels.array)) <= {0, 2, 5, 6}
+
+
+def test_a_reference_that_lacks_the_structure_asked_for_is_refused(engine):
+    reference = phantom()
+    empty = Reference(reference.image, LabelMap(np.zeros_like(reference.labels.array), reference.labels.geometry, STRUCTURES))
+    with pytest.raises(InputError, match="shows none of the structures"):
+        segment([empty], phantom(seed=1).image, settings(), engine=engine)
+    with pytest.raises(InputError, match="No reference"):
+        segment([], phantom().image, settings(), engine=engine)
+
+
+def test_names_colours_and_codes_are_the_references(engine):
+    result = segment([phantom()], phantom(seed=6).image, settings(), engine=engine)
+    assert result.labels.structures == STRUCTURES
+    assert result.report()["structures"][0]["terminology"] == "term"
+
+
+def test_planes_follow_the_voxels():
+    cube, thick = Geometry((30, 40, 35)), Geometry((20, 200, 200), (5.0, 1.0, 1.0))
+    assert axes_for(settings(), [cube, cube], 2) == [0, 1, 2]
+    assert axes_for(settings(), [cube, thick], 2) == [0]
+    assert axes_for(settings(planes="all"), [thick, thick], 2) == [0, 1, 2]
+    assert axes_for(settings(), [Geometry((200, 20, 200), (1.0, 5.0, 1.0))] * 2, 2) == [1]
+    assert axes_for(settings(), [Geometry((216, 256, 10))] * 2, 3) == [2], "no spacing known: the short axis is the slices'"
+    assert axes_for(settings(planes="all"), [Geometry((1, 30, 30))] * 2, 2) == [0]
