@@ -68,8 +68,9 @@ class Case:
         axis, index = self.place(plane.images.axis, one.index)
         theirs = self.reference_orientations[one.reference]
         back = theirs.index_to_source(plane.images.axis, one.reference_index)
-        parts = ("memory", "retrieval" if self.described else "position") if one.values else ()
-        return SliceResult(index, axis, one.reference, back, one.similarity, parts, milliseconds)
+        parts = ["memory", "retrieval" if self.described else "position"] if one.values else []
+        parts += ["neighbours"] if one.neighbours else []
+        return SliceResult(index, axis, one.reference, back, one.similarity, tuple(parts), milliseconds)
 
 
 def slice_axis(geometry: Geometry) -> int:

@@ -31,7 +31,8 @@ class Match:
 class SliceMasks:
     """A segmented slice. probability: (K', rows, columns) float32; values, presence, iou: of each row, K' alike.
 
-    Rows are the structures that a reference shows near this slice; the others are taken as absent.
+    Rows are the structures that a reference shows near this slice; the others are taken as absent. neighbours: how many
+    target slices were in memory.
     """
 
     index: int
@@ -42,6 +43,7 @@ class SliceMasks:
     reference: int
     reference_index: int
     similarity: float
+    neighbours: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def segment_slice(
         features = segmenter.encode(image)
         rows = features.rows(torch.zeros(len(asked), dtype=torch.long, device=segmenter.device))
         references = [pick_rows(picked, slot) for slot in range(slots)]
-        masks = segmenter.decode(rows, references, direction.memories(segmenter, asked, planes))
+        neighbours = direction.memories(segmenter, asked, planes)
+        masks = segmenter.decode(rows, references, neighbours)
         probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.frame)
         presence = masks.presence.sigmoid().cpu().numpy()
         iou = masks.iou.clamp(0, 1).cpu().numpy()
@@ -146,7 +149,7 @@ def segment_slice(
         v: probability[k] > 0.5 for k, v in enumerate(asked) if presence[k] >= recipe.threshold
     }
     direction.push(features, kept)
-    return SliceMasks(t, tuple(asked), probability, presence, iou, *found)
+    return SliceMasks(t, tuple(asked), probability, presence, iou, *found, neighbours=len(neighbours))
 
 
 def key_slice(matches: Sequence[Match]) -> int:
