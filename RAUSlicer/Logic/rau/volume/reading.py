@@ -25,7 +25,7 @@ def read_volume(path: str | os.PathLike[str], *, series: str | None = None, moda
     if series is not None and kind not in ("folder", "dicom"):
         raise InputError(f"{found.name} has no series to choose from", "--series is for DICOM folders")
     volume = _read(found, kind, series)
-    array = _usable(volume.array, found.name)
+    array = usable(volume.array, found.name)
     chosen = modality if modality is not None else volume.modality or guess_modality(array)
     return Volume(array, volume.geometry, chosen, found.name, volume.spacing_known)
 
@@ -56,7 +56,7 @@ def _colour(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def _usable(array: np.ndarray, name: str) -> np.ndarray:
+def usable(array: np.ndarray, name: str) -> np.ndarray:
     """Native, contiguous, at most 32-bit integers or 32/64-bit floats; refuses NaN, infinity and constant images."""
     if array.dtype.kind == "f":
         refuse_not_finite(int(array.size - np.count_nonzero(np.isfinite(array))), name)
