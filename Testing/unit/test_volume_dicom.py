@@ -219,13 +219,29 @@ def test_compressed_pixels(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "s").array, volume.array)
 
 
-def test_multi_frame_images(tmp_path):
-    """An enhanced-style object: highdicom writes one as a parametric map's sibling, a SEG is refused as an image."""
+@pytest.mark.parametrize("step", [1, -1])
+def test_multi_frame_images(tmp_path, step):
+    """An enhanced CT, made of a classic series by highdicom; its frames may run either way."""
+    import highdicom as hd
+    import pydicom
+
+    volume, _ = phantom(Geometry((6, 9, 7), (2.5, 0.75, 0.6), (-33.0, 12.0, 140.0), rotation(3)))
+    headers = [pydicom.dcmread(file) for file in write_series(tmp_path / "s", volume, shuffled=step < 0)]
+    enhanced = hd.legacy.LegacyConvertedEnhancedCTImage(headers, hd.UID(), 5, hd.UID(), 1)
+    (tmp_path / "e").mkdir()
+    enhanced.save_as(tmp_path / "e" / "frames.dcm")
+    read = read_volume(tmp_path / "e")
+    assert read.modality == "CT"
+    ours, grid, _ = canonical(volume.array, volume.geometry)
+    theirs, other, _ = canonical(read.array, read.geometry)
+    assert np.array_equal(ours, theirs) and grid.matches(other)
+
+
+def test_a_segmentation_is_no_image(tmp_path):
     from rau.export.writing import write_labels
 
-    _, labels = phantom()
-    path = write_labels(labels, tmp_path / "labels.dcm")
-    with pytest.raises(InputError):
+    path = write_labels(phantom()[1], tmp_path / "labels.dcm")
+    with pytest.raises(InputError, match="no DICOM image"):
         read_volume(path)
 
 

@@ -76,7 +76,9 @@ def seg_nrrd(path, layers, segments, geometry=None):
     for number, fields in enumerate(segments):
         header.update({f"Segment{number}_{key}": value for key, value in fields.items()})
     nrrd.write(str(path), data, header)
-    path.write_bytes(path.read_bytes().replace(b"Leber #", "Leber ä".encode()))  # pynrrd writes ASCII only, Slicer UTF-8
+    path.write_bytes(
+        path.read_bytes().replace(b"Leber #", "Leber ä".encode())
+    )  # pynrrd writes ASCII only, Slicer UTF-8
     return path
 
 
@@ -170,7 +172,9 @@ def test_labels_that_lie_elsewhere_or_would_vanish():
     dot = labels.array * 0
     dot[5, 6, 7] = 2
     with pytest.raises(InputError, match="left kidney"):
-        labels_on_grid(LabelMap(dot, labels.geometry, STRUCTURES[1:2]), Geometry((2, 3, 2), (15, 7, 12), (-20, 30, 100)))
+        labels_on_grid(
+            LabelMap(dot, labels.geometry, STRUCTURES[1:2]), Geometry((2, 3, 2), (15, 7, 12), (-20, 30, 100))
+        )
 
 
 def test_pictures_of_another_size():

@@ -11,7 +11,7 @@ from rau.errors import InputError
 from rau.volume.itk import ItkImage
 from rau.volume.labels import LARGEST_LABEL, merged, whole_labels
 from rau.volume.terminology import color_of, usable_color
-from rau.volume.volume import LabelMap, Structure
+from rau.volume.volume import Geometry, LabelMap, Structure
 
 _KEY = re.compile(r"Segment(\d+)_(\w+)$")
 TERMINOLOGY_TAG = "TerminologyEntry"
@@ -84,12 +84,12 @@ def header_of(labels: LabelMap, present: dict[int, np.ndarray]) -> dict[str, str
     """Header entries for a .seg.nrrd of one layer.
 
     present: by label value its box, (2, 3): first and last index (slice, row, column)."""
-    slices, rows, columns = labels.geometry.shape
     entries = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_SourceRepresentation": "Binary labelmap",
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+        "Segmentation_ConversionParameters": f"Reference image geometry|{_slicer_geometry(labels.geometry)}|&",
     }
     for number, one in enumerate(labels.structures):
         box = present.get(one.value)
@@ -109,3 +109,10 @@ def header_of(labels: LabelMap, present: dict[int, np.ndarray]) -> dict[str, str
         }
         entries.update({f"Segment{number}_{key}": " ".join(value.split()) for key, value in fields.items()})
     return entries
+
+
+def _slicer_geometry(geometry: Geometry) -> str:
+    """Slicer's text for a grid: the 16 numbers of the matrix from (column, row, slice) to RAS mm, and the extent."""
+    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ geometry.affine[:, [2, 1, 0, 3]] + 0.0
+    extent = [bound for length in geometry.shape[::-1] for bound in (0, length - 1)]
+    return "".join(f"{number:.17g};" for number in (*matrix.ravel().tolist(), *extent))
