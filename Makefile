@@ -1,0 +1,89 @@
+# `make` alone lists the targets. Every target does its own set-up; a second call finds it done.
+#   PYTHON  the Python that makes the environment (3.10 or newer)
+#   VENV    where the environment lies
+#   TORCH   what pip is asked for first; add an index for other builds of torch
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/.stamps
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+DATA := $(if $(RAU_DATA),$(RAU_DATA),$(wildcard ../shared/data))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint types format bench bench-quick screenshots gpu-check wheel clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "RAUSlicer needs Python 3.10 or newer, and $(PYTHON) is not. Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@echo "Setting up $(VENV), once: some minutes and about 8 GB (torch, sam2, transformers)"
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "Python's venv module does not work here. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@mkdir -p $(STAMPS) && touch $@
+
+# torch first, then sam2 against that torch: its own build environment would fetch a second one.
+$(STAMPS)/torch: $(STAMPS)/venv
+	$(PIP) install "setuptools>=70" wheel $(TORCH)
+	@touch $@
+
+$(STAMPS)/sam2: $(STAMPS)/torch
+	SAM2_BUILD_CUDA=0 $(PIP) install --no-build-isolation "sam2>=1.1"
+	@touch $@
+
+$(STAMPS)/core: $(STAMPS)/sam2 pyproject.toml
+	$(PIP) install --editable .
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/sam2 pyproject.toml
+	$(PIP) install --editable ".[dev]"
+	@touch $(STAMPS)/core $@
+
+setup: $(STAMPS)/core ## the environment to run RAUSlicer's engine
+setup-dev: $(STAMPS)/dev ## the environment to test and change it
+
+demo: $(STAMPS)/core ## segment a synthetic patient from another one, with the bundled model
+	$(VENV)/bin/rau demo
+
+test: $(STAMPS)/dev ## all tests
+	@$(PY) Testing/system_packages.py
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMPS)/dev ## style
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check --quiet . || { echo "Some files are not formatted: make format" >&2; exit 1; }
+
+format: $(STAMPS)/dev ## bring the code into the style
+	$(PY) -m ruff check --fix --quiet .
+	$(PY) -m ruff format --quiet .
+
+types: $(STAMPS)/dev ## types of the engine
+	$(PY) -m mypy
+
+bench: $(STAMPS)/dev ## the measured figures (needs the labelled images, see README)
+	@test -n "$(DATA)" || { echo "The labelled images are not here. Set RAU_DATA to their folder" >&2; exit 1; }
+	$(PY) Benchmarks/hippocampus.py --check
+	$(PY) Benchmarks/evaluation_sets.py --check
+
+bench-quick: $(STAMPS)/dev ## the same on a few cases, in about a minute each
+	@test -n "$(DATA)" || { echo "The labelled images are not here. Set RAU_DATA to their folder" >&2; exit 1; }
+	$(PY) Benchmarks/hippocampus.py --quick
+	$(PY) Benchmarks/evaluation_sets.py --quick
+
+screenshots: $(STAMPS)/dev ## the pictures in Docs/screenshots, made by the tests of the panel
+	@$(PY) Testing/system_packages.py
+	RAU_SCREENSHOTS=1 $(PY) -m pytest Testing/ui $(PYTEST_ARGS)
+
+gpu-check: $(STAMPS)/core ## the bundled model on CUDA against the CPU
+	$(PY) Benchmarks/gpu_check.py
+
+wheel: $(STAMPS)/dev ## the engine as a wheel, in dist/
+	$(PY) -m build --wheel --outdir dist
+
+clean: ## remove what the targets made, the environment too
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
