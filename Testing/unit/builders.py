@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume
 
 LIVER = (
@@ -38,7 +39,7 @@ def signed_permutation(order: tuple[int, int, int], signs: tuple[int, int, int])
 
 
 def phantom(geometry: Geometry | None = None, modality: str = "CT") -> tuple[Volume, LabelMap]:
-    """An asymmetric body in *world* space: whatever the grid, the marker (value 7) lies at the patient's left, front, top.
+    """An asymmetric body in *world* space: whatever the grid, the marker (7) lies at the patient's left, front, top.
 
     liver (1): a block to the right. left kidney (2): a block to the left, back. Bodies are placed about the centre of
     the grid, in shares of its world extent, so that every grid holds all three.
@@ -67,6 +68,7 @@ def centre_of(labels: LabelMap, value: int) -> np.ndarray:
 def write_image(volume: Volume, path: Path) -> Path:
     """Any SimpleITK format."""
     import SimpleITK as sitk
+
     from rau.volume.itk import to_itk
 
     sitk.WriteImage(to_itk(volume.array, volume.geometry), str(path))
@@ -88,8 +90,8 @@ def write_series(
 ) -> list[Path]:
     """A classic DICOM series of a volume, one file a slice; stored = (value - intercept) / slope, unsigned 16 bit.
 
-    shuffled: file names and instance numbers run against the positions. skip: slices left out. positions: (S, 3), instead
-    of the volume's own. identified: False leaves the instance UIDs empty, as some anonymisers do.
+    shuffled: file names and instance numbers run against the positions. skip: slices left out. positions: (S, 3),
+    instead of the volume's own. identified: False leaves the instance UIDs empty, as some anonymisers do.
     """
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import phantom, signed_permutation
 from PIL import Image
+
+from builders import phantom, signed_permutation
 from rau.errors import InputError
 from rau.export.overlay import overlay_png
 from rau.volume.volume import Geometry, LabelMap

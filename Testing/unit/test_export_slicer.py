@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from builders import LIVER, phantom, rotation, signed_permutation
 from rau.export.writing import write_labels
 from rau.volume.labels import read_segmentation

@@ -7,9 +7,10 @@ import os
 
 import numpy as np
 import pytest
-from builders import LIVER, STRUCTURES, centre_of, phantom, rotation, signed_permutation, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from builders import LIVER, STRUCTURES, centre_of, phantom, rotation, signed_permutation, write_series
 from rau.errors import InputError
 from rau.export.writing import check_output, write_labels
 from rau.volume.dicom import series_files

@@ -8,10 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-from builders import phantom, write_image
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from builders import phantom, write_image
 from rau.errors import InputError
 from rau.volume.labels import read_labels, read_segmentation
 from rau.volume.reading import read_volume

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import centre_of, phantom, rotation, signed_permutation, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from builders import centre_of, phantom, rotation, signed_permutation, write_series
 from rau.errors import InputError
 from rau.volume.dicom import find_series, series_files
 from rau.volume.orientation import canonical

@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from builders import LIVER, STRUCTURES, centre_of, phantom, rotation, write_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+from builders import LIVER, STRUCTURES, centre_of, phantom, rotation, write_image
 from rau.errors import InputError
 from rau.volume.labels import read_labels, read_segmentation
 from rau.volume.resampling import labels_on_grid

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import centre_of, phantom, rotation, signed_permutation
 from hypothesis import given
 from hypothesis import strategies as st
+
+from builders import centre_of, phantom, rotation, signed_permutation
 from rau.volume.orientation import acquisition_axis, canonical
 from rau.volume.resampling import labels_on_grid
 from rau.volume.volume import Geometry, LabelMap

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import centre_of, phantom, rotation, signed_permutation, write_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from builders import centre_of, phantom, rotation, signed_permutation, write_image
 from rau.volume.reading import guess_modality, read_volume
 from rau.volume.volume import Geometry, LabelMap
 

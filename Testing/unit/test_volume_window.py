@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import phantom
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
+from builders import phantom
 from rau.errors import InputError
 from rau.volume.volume import Geometry, Volume
 from rau.volume.window import SOFT_TISSUE, to_uint8, window_of

@@ -26,7 +26,8 @@ PROVENANCE_KEY = "RAU_Provenance"
 def check_output(path: str | os.PathLike[str], *, is_single_slice: bool) -> Path:
     """`path` as a Path that `write_labels` can write, checked before work begins. Raises InputError.
 
-    Refuses unknown endings, a PNG for a volume, a folder, and a place where no file can be made.
+    Refuses unknown endings, a PNG for a volume, a DICOM SEG without the package for it, a folder, and a place where
+    no file can be made.
     """
     output = Path(path).expanduser()
     ending = ending_of(output)
@@ -34,6 +35,10 @@ def check_output(path: str | os.PathLike[str], *, is_single_slice: bool) -> Path
         raise InputError(f"The output {output.name} has an ending that is not known", f"Use one of {' '.join(ENDINGS)}")
     if ending == ".png" and not is_single_slice:
         raise InputError(f"A PNG holds one slice, not a volume: {output.name}", "Use .nii.gz, .nrrd, .mha or .seg.nrrd")
+    if ending == ".dcm":
+        from rau.volume.dicom_frames import highdicom
+
+        highdicom()
     check_writable(output)
     return output
 

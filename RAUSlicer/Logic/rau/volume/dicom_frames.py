@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +13,20 @@ from rau.volume.itk import BROKEN_HINT
 from rau.volume.volume import Geometry
 
 
+def highdicom() -> Any:
+    """The package highdicom, which is an extra. Raises InputError where it is not installed."""
+    try:
+        import highdicom as hd
+    except ImportError:
+        raise InputError(
+            "DICOM SEG and multi-frame DICOM need the package highdicom", "Install it: pip install 'rauslicer[dicom]'"
+        ) from None
+    return hd
+
+
 def read_frames(file: Path, name: str) -> tuple[np.ndarray, Geometry]:
     """(S, R, C) in rescaled units and its grid. Raises InputError when the frames do not make up one even stack."""
-    import highdicom as hd
-
+    hd = highdicom()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

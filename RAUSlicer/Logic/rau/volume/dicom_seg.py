@@ -10,7 +10,7 @@ import numpy as np
 
 from rau.errors import InputError
 from rau.volume.dicom import read_header
-from rau.volume.dicom_frames import geometry_of
+from rau.volume.dicom_frames import geometry_of, highdicom
 from rau.volume.itk import BROKEN_HINT
 from rau.volume.labels import merged
 from rau.volume.terminology import Code, Terminology, color_of
@@ -23,9 +23,8 @@ def read_dicom_seg(path: Path) -> tuple[LabelMap, tuple[str, ...]]:
     The grid is the one that the stored frames span: SEG leaves out empty frames, so place it on the image's own grid
     with `labels_on_grid`. Raises InputError.
     """
-    import highdicom as hd
-
     file = _the_seg(path)
+    hd = highdicom()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

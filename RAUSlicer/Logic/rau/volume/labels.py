@@ -161,7 +161,7 @@ def merged(
         overlapping += int(np.count_nonzero(array[mask]))
         array[mask] = structure.value
         kept.append(structure)
-    hidden = set(one.value for one in kept) - set(values_of(array))
+    hidden = {one.value for one in kept} - set(values_of(array))
     for structure in [one for one in kept if one.value in hidden]:
         notes.append(f"The segment {structure.name} of {name} lies under later segments entirely and is left out")
     if overlapping:

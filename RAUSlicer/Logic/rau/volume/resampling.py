@@ -37,7 +37,7 @@ def labels_on_grid(labels: LabelMap, geometry: Geometry) -> tuple[LabelMap, str]
             f"On the grid of the image nothing would be left of: {names}", "Give a label map made for this image"
         )
     cell = 1.0 if moved is not None else float(np.prod(geometry.spacing) / np.prod(labels.geometry.spacing))
-    lost = _loss(np.count_nonzero(labels.array), cell * np.count_nonzero(array))
+    lost = _loss(float(np.count_nonzero(labels.array)), cell * float(np.count_nonzero(array)))
     if moved is not None and lost == 0 and sorted(labels.geometry.shape) == sorted(geometry.shape):
         return LabelMap(array, geometry, labels.structures), ""
     said = (
