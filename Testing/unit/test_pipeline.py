@@ -64,7 +64,9 @@ def test_the_label_map_is_on_the_target_grid_whatever_its_orientation(engine, or
     direction = (np.eye(3)[:, ::-1] * [flip, 1, -flip])[:, list(order)]
     shape, spacing = (10, 24, 20), (4.0, 1.0, 1.0)
     shape, spacing = tuple(shape[i] for i in order), tuple(spacing[i] for i in order)
-    target = Volume(np.random.default_rng(1).normal(size=shape), Geometry(shape, spacing, (0.0, 0.0, 0.0), direction), "MR")
+    target = Volume(
+        np.random.default_rng(1).normal(size=shape), Geometry(shape, spacing, (0.0, 0.0, 0.0), direction), "MR"
+    )
     before = target.array.copy()
     result = segment([reference], target, settings(planes="acquisition"), engine=engine)
     assert result.labels.array.shape == shape and result.labels.geometry is target.geometry
@@ -91,7 +93,9 @@ def test_every_slice_is_told_with_its_preview_in_the_targets_own_orientation(eng
     events = []
     shape = (12, 14, 16)
     direction = np.eye(3)[:, ::-1][:, [1, 0, 2]] * [1, -1, 1]
-    target = Volume(np.random.default_rng(3).normal(size=shape), Geometry(shape, (1.0, 3.0, 1.0), direction=direction), "MR")
+    target = Volume(
+        np.random.default_rng(3).normal(size=shape), Geometry(shape, (1.0, 3.0, 1.0), direction=direction), "MR"
+    )
     segment([phantom()], target, settings(planes="acquisition"), engine=engine, on_event=events.append)
     slices = [e for e in events if isinstance(e, SliceEvent)]
     assert [e.done for e in slices] == list(range(1, 15)) and {e.total for e in slices} == {14}
@@ -115,14 +119,22 @@ def test_a_second_run_with_the_same_reference_encodes_nothing_again(engine, monk
 def test_cancel_stops_between_slices(engine):
     seen = []
     with pytest.raises(Cancelled):
-        segment([phantom()], phantom(seed=4).image, settings(), engine=engine, on_event=seen.append,
-                should_stop=lambda: sum(isinstance(e, SliceEvent) for e in seen) >= 3)
+        segment(
+            [phantom()],
+            phantom(seed=4).image,
+            settings(),
+            engine=engine,
+            on_event=seen.append,
+            should_stop=lambda: sum(isinstance(e, SliceEvent) for e in seen) >= 3,
+        )
     assert sum(isinstance(e, SliceEvent) for e in seen) == 3
 
 
 def test_a_single_slice_works_and_mixed_dimensions_are_refused(engine):
     flat = phantom(shape=(1, 40, 36), spacing=(1.0, 1.0, 1.0))
-    result = segment([flat], phantom(shape=(1, 30, 50), spacing=(1.0, 1.0, 1.0), seed=5).image, settings(), engine=engine)
+    result = segment(
+        [flat], phantom(shape=(1, 30, 50), spacing=(1.0, 1.0, 1.0), seed=5).image, settings(), engine=engine
+    )
     assert result.labels.array.shape == (1, 30, 50)
     with pytest.raises(InputError, match="target is 3-D and the reference is 2-D"):
         segment([flat], phantom().image, settings(), engine=engine)
@@ -160,7 +172,9 @@ def test_several_references_are_numbered_together(engine):
 
 def test_a_reference_that_lacks_the_structure_asked_for_is_refused(engine):
     reference = phantom()
-    empty = Reference(reference.image, LabelMap(np.zeros_like(reference.labels.array), reference.labels.geometry, STRUCTURES))
+    empty = Reference(
+        reference.image, LabelMap(np.zeros_like(reference.labels.array), reference.labels.geometry, STRUCTURES)
+    )
     with pytest.raises(InputError, match="shows none of the structures"):
         segment([empty], phantom(seed=1).image, settings(), engine=engine)
     with pytest.raises(InputError, match="No reference"):
@@ -179,5 +193,7 @@ def test_planes_follow_the_voxels():
     assert axes_for(settings(), [cube, thick], 2) == [0]
     assert axes_for(settings(planes="all"), [thick, thick], 2) == [0, 1, 2]
     assert axes_for(settings(), [Geometry((200, 20, 200), (1.0, 5.0, 1.0))] * 2, 2) == [1]
-    assert axes_for(settings(), [Geometry((216, 256, 10))] * 2, 3) == [2], "no spacing known: the short axis is the slices'"
+    assert axes_for(settings(), [Geometry((216, 256, 10))] * 2, 3) == [2], (
+        "no spacing known: the short axis is the slices'"
+    )
     assert axes_for(settings(planes="all"), [Geometry((1, 30, 30))] * 2, 2) == [0]

@@ -30,7 +30,9 @@ def patients() -> Patients:
         labels = np.zeros((20, 30, 40), np.uint16)
         labels[4:15, 8 + k : 20, 10:25] = 300
         labels[6:10, 20:28, 25:35] = 7
-        people.append(as_patient((rng.random(labels.shape) * 80 + labels / 3).astype(np.uint8), labels, (2.0, 1.0, 1.0)))
+        people.append(
+            as_patient((rng.random(labels.shape) * 80 + labels / 3).astype(np.uint8), labels, (2.0, 1.0, 1.0))
+        )
     return Patients(people, real=1.0, same=0.0)
 
 
@@ -64,7 +66,11 @@ def test_every_structure_is_shown_by_a_reference_and_present_says_the_truth(anat
 
 def test_real_slices_come_from_different_patients_and_keep_their_brightness(patients):
     task = patients.draw(np.random.default_rng(0), Layout(1, 0))
-    assert task.images is not None and task.images.shape == (2, RAW, RAW) and 0 <= task.images.min() <= task.images.max() <= 1
+    assert (
+        task.images is not None
+        and task.images.shape == (2, RAW, RAW)
+        and 0 <= task.images.min() <= task.images.max() <= 1
+    )
     assert task.subjects == (0, 1)
     assert task.labels[task.labels < TISSUE].max() <= 2, "label values are renumbered"
 
@@ -96,7 +102,9 @@ def test_rendered_structures_differ_in_brightness_and_stay_in_place():
     labels[:, 20:40, 20:40] = 1
     means = torch.zeros(1, synthetic.TABLE)
     means[:, 1] = 1.0
-    image = synthetic.degrade(dice, synthetic.render(dice, labels, means, torch.zeros(1, synthetic.TABLE)), torch.zeros(1))
+    image = synthetic.degrade(
+        dice, synthetic.render(dice, labels, means, torch.zeros(1, synthetic.TABLE)), torch.zeros(1)
+    )
     assert image[0, 30, 30] > 0.9 and image[0, 5, 5] < 0.1
 
 

@@ -82,7 +82,9 @@ def test_gradients_reach_gate_memory_and_encoder(tmp_path):
     run = segmenter.Run(segmenter.SegmenterTraining(str(tmp_path), **SMALL))
     run.train_step(Anatomies(0, 3))
     for name in ("sam_mask_decoder.pred_obj_score_head", "memory_encoder", "memory_attention", "image_encoder.trunk"):
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for n, p in run.model.named_parameters() if n.startswith(name))
+        assert any(
+            p.grad is not None and p.grad.abs().sum() > 0 for n, p in run.model.named_parameters() if n.startswith(name)
+        )
 
 
 def test_spoiled_masks_stay_masks():

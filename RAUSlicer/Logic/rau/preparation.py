@@ -117,7 +117,12 @@ def check(references: Sequence[Reference], target: Volume, tell: OnEvent) -> Non
 
 
 def encode(
-    engine: Engine, pixels: np.ndarray, labels: np.ndarray, spacing: tuple[float, float, float], axis: int, values: tuple[int, ...]
+    engine: Engine,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    spacing: tuple[float, float, float],
+    axis: int,
+    values: tuple[int, ...],
 ) -> EncodedReference:
     """A reference made ready for one plane; from the engine's memory when the same content was there before."""
     from rau.models.engine import content_hash

@@ -106,5 +106,7 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
             dinov2.load_state_dict(folder.tensors(manifest.encoder.file))
             encoder = Encoder(dinov2.eval().requires_grad_(False).to(device), manifest.encoder.image_size)
     except (RuntimeError, TypeError, ValueError) as problem:
-        raise ModelError(f"The weights of {manifest.name} do not fit its model.json", "Get the model again") from problem
+        raise ModelError(
+            f"The weights of {manifest.name} do not fit its model.json", "Get the model again"
+        ) from problem
     return Engine(folder, Segmenter(model.eval().requires_grad_(False).to(device)), encoder, device)

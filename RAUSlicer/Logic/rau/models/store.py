@@ -72,7 +72,9 @@ class ModelFolder:
         try:
             return {k: v.float() if v.is_floating_point() else v for k, v in load_file(self.path / file).items()}
         except (OSError, SafetensorError) as problem:
-            raise ModelError(f"{file} of the model {self.manifest.name} cannot be read", "Get the model again") from problem
+            raise ModelError(
+                f"{file} of the model {self.manifest.name} cannot be read", "Get the model again"
+            ) from problem
 
 
 def sha256(path: Path) -> str:
@@ -120,7 +122,9 @@ def find_model(name: str) -> Path:
         return folder
     have = ", ".join(known) or "none"
     if wanted == "rau-7b":
-        raise ModelError("The model rau-7b is not on this computer", "Put its folder into the models folder, or use rau-mini")
+        raise ModelError(
+            "The model rau-7b is not on this computer", "Put its folder into the models folder, or use rau-mini"
+        )
     raise ModelError(f"No model {Path(wanted).name!r} and no model folder of that path", f"Models here: {have}")
 
 
@@ -129,7 +133,9 @@ def open_model(folder: Path, verify: bool = True) -> ModelFolder:
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except OSError as problem:
-        raise ModelError(f"The model folder {folder.name} has no readable {MANIFEST}", "Get the model again") from problem
+        raise ModelError(
+            f"The model folder {folder.name} has no readable {MANIFEST}", "Get the model again"
+        ) from problem
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or MANIFEST

@@ -43,7 +43,9 @@ class EncodedReference:
             size, device = segmenter.size, segmenter.device
             with torch.inference_mode():
                 image = normalise(to_square(self.images[index][None], self.images.frame, size))
-                features = segmenter.encode(image.to(device)).rows(torch.zeros(len(here), dtype=torch.long, device=device))
+                features = segmenter.encode(image.to(device)).rows(
+                    torch.zeros(len(here), dtype=torch.long, device=device)
+                )
                 masks = masks_to_square(np.stack([labels == v for v in here]), self.labels.frame, size)
                 memory = segmenter.remember(features, masks.to(device))
             self._memories[index] = (memory, {value: row for row, value in enumerate(here)})

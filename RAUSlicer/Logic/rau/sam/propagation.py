@@ -17,6 +17,7 @@ from rau.sam.pixels import from_square, masks_to_square, normalise, to_square
 from rau.sam.segmenter import Features, Memory, Segmenter
 from rau.volume.planes import Planes
 
+
 @dataclass(frozen=True)
 class Match:
     """For each target slice: the slice of one reference that fits it, and how well. index, similarity: (T,)."""
@@ -145,9 +146,7 @@ def segment_slice(
         probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.frame)
         presence = masks.presence.sigmoid().cpu().numpy()
         iou = masks.iou.clamp(0, 1).cpu().numpy()
-    kept = {
-        v: probability[k] > 0.5 for k, v in enumerate(asked) if presence[k] >= recipe.threshold
-    }
+    kept = {v: probability[k] > 0.5 for k, v in enumerate(asked) if presence[k] >= recipe.threshold}
     direction.push(features, kept)
     return SliceMasks(t, tuple(asked), probability, presence, iou, *found, neighbours=len(neighbours))
 
@@ -175,4 +174,3 @@ def segment_plane(
         yield segment_slice(segmenter, planes, t, matches, recipe, forward)
     for t in range(start - 1, -1, -1):
         yield segment_slice(segmenter, planes, t, matches, recipe, backward)
-

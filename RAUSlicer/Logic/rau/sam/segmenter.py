@@ -48,7 +48,9 @@ class Memory:
         """One memory of all the rows, in that order."""
         import torch
 
-        return Memory(*(torch.cat(parts) for parts in zip(*((m.spatial, m.position, m.pointer) for m in rows), strict=True)))
+        return Memory(
+            *(torch.cat(parts) for parts in zip(*((m.spatial, m.position, m.pointer) for m in rows), strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ class Segmenter:
         """Encode K (slice, mask) rows as memory. features: K rows; masks: (K, 1, S, S), 0 or 1; empty masks: "absent"."""
         feats, positions, sizes = self._flat(features)
         empty: dict[str, Any] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
-        out = self.model.track_step(0, True, feats, positions, sizes, None, masks.float(), empty, 1, run_mem_encoder=True)
+        out = self.model.track_step(
+            0, True, feats, positions, sizes, None, masks.float(), empty, 1, run_mem_encoder=True
+        )
         return Memory(out["maskmem_features"], out["maskmem_pos_enc"][-1], out["obj_ptr"])
 
     def decode(self, features: Features, references: Sequence[Memory], neighbours: Sequence[Memory] = ()) -> Masks:

@@ -85,7 +85,9 @@ def tubes(rng: Rng, size: int) -> np.ndarray:
         for _ in range(int(rng.integers(1, 6))):
             steps = int(rng.integers(size // 4, size))
             heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(size=steps) * rng.uniform(0.02, 0.12))
-            path = rng.uniform(0.15, 0.85, 2)[:, None] * size + np.cumsum(np.stack([np.sin(heading), np.cos(heading)]), 1)
+            path = rng.uniform(0.15, 0.85, 2)[:, None] * size + np.cumsum(
+                np.stack([np.sin(heading), np.cos(heading)]), 1
+            )
             path = np.round(path).astype(int)
             path = path[:, ((path >= 0) & (path < size)).all(0)]
             line[path[0], path[1]] = True

@@ -26,10 +26,13 @@ class Batch:
     layout: Layout
 
 
-def warped(tasks: Sequence[Task], layout: Layout, size: int, dice: synthetic.Dice) -> torch.Tensor:
-    """(B * F, size, size, 2) sampling grids: frames of a subject share its deformation and wander a little on their own."""
+def warped(
+    tasks: Sequence[Task], layout: Layout, size: int, dice: synthetic.Dice, difficulty: float = 1.0
+) -> torch.Tensor:
+    """(B * F, size, size, 2) sampling grids: frames of a subject share its deformation and wander a little alone."""
     b, subjects = len(tasks), layout.references + 1
     amount = torch.tensor([task.amount for task in tasks], dtype=torch.float32).repeat_interleave(subjects)
+    amount = amount * (0.5 + 0.5 * difficulty)
     per_subject = synthetic.affine_grid(dice, b * subjects, size, synthetic.Spread(), amount)
     index = torch.tensor([i * subjects + s for i, task in enumerate(tasks) for s in task.subjects])
     grids = per_subject[index]
@@ -41,23 +44,31 @@ def warped(tasks: Sequence[Task], layout: Layout, size: int, dice: synthetic.Dic
 
 
 def pictures(
-    tasks: Sequence[Task], labels: torch.Tensor, grids: torch.Tensor, layout: Layout, colour: bool, dice: synthetic.Dice
+    tasks: Sequence[Task],
+    labels: torch.Tensor,
+    grids: torch.Tensor,
+    layout: Layout,
+    colour: bool,
+    dice: synthetic.Dice,
+    difficulty: float = 1.0,
 ) -> torch.Tensor:
     """(B * F, 3, S, S) images of the deformed label maps (or of the real slices, deformed alike)."""
     b, f, subjects = len(tasks), layout.frames, layout.references + 1
     index = torch.tensor([i * subjects + s for i, task in enumerate(tasks) for s in task.subjects])
     real = torch.tensor([task.images is not None and not colour for task in tasks]).repeat_interleave(f)
-    strength = torch.where(real, 0.35, 1.0)
+    strength = torch.where(real, 0.35, 1.0) * (0.25 + 0.75 * difficulty)
     channels = []
     textures = (dice.uniform(0, 0.12, b, 1) * dice.uniform(0, 1, b, synthetic.TABLE)).repeat_interleave(f, 0)
     for _ in range(3 if colour else 1):
-        means = synthetic.contrasts(dice, b).repeat_interleave(subjects, 0)
+        means = synthetic.contrasts(dice, b, 0.3 * difficulty).repeat_interleave(subjects, 0)
         means = means + dice.normal(b * subjects, synthetic.TABLE) * 0.03
-        other = dice.chance(0.2, b).repeat_interleave(subjects)
+        other = dice.chance(0.2 * difficulty, b).repeat_interleave(subjects)
         means = torch.where(other[:, None], synthetic.contrasts(dice, b * subjects), means)
         image = synthetic.render(dice, labels, means[index], textures)
         if real.any():
-            slices = torch.from_numpy(np.concatenate([t.images for t in tasks if t.images is not None]).astype(np.float32))
+            slices = torch.from_numpy(
+                np.concatenate([t.images for t in tasks if t.images is not None]).astype(np.float32)
+            )
             image[real] = synthetic.sample_images(slices, grids[real])
         channels.append(synthetic.degrade(dice, image, strength))
     return torch.stack(channels * (1 if colour else 3), 1)
@@ -82,13 +93,18 @@ def pick(rng: Rng, counts: np.ndarray, layout: Layout, k: int) -> list[list[int]
     return chosen
 
 
-def make_batch(source: Source, seed: Sequence[int], layout: Layout, tasks: int, k: int, size: int) -> Batch:
-    """`tasks` tasks of up to `k` structures at `size` pixels; the same seed gives the same batch."""
+def make_batch(
+    source: Source, seed: Sequence[int], layout: Layout, tasks: int, k: int, size: int, difficulty: float = 1.0
+) -> Batch:
+    """`tasks` tasks of up to `k` structures at `size` pixels; the same seed gives the same batch.
+
+    difficulty: 0 to 1, how far subjects and their pictures differ.
+    """
     rng = np.random.default_rng(list(seed))
     dice = synthetic.Dice(int(rng.integers(2**62)))
     for _ in range(50):
         drawn = [source.draw(rng, layout) for _ in range(tasks)]
-        grids = warped(drawn, layout, size, dice)
+        grids = warped(drawn, layout, size, dice, difficulty)
         labels = synthetic.sample_labels(torch.from_numpy(np.concatenate([t.labels for t in drawn])), grids)
         maps = labels.view(tasks, layout.frames, size, size)
         masks, of = [], []
@@ -101,7 +117,8 @@ def make_batch(source: Source, seed: Sequence[int], layout: Layout, tasks: int, 
             break
     else:
         raise RuntimeError("no structure could be drawn from the training data")
-    images = pictures(drawn, labels, grids, layout, bool(rng.random() < 0.08), dice)
+    colour = bool(rng.random() < 0.08 * difficulty)
+    images = pictures(drawn, labels, grids, layout, colour, dice, difficulty)
     stacked = torch.stack(masks)
     present = stacked[:, layout.target].flatten(1).sum(1) > 0
     return Batch(images.view(tasks, layout.frames, 3, size, size), stacked, torch.tensor(of), present, layout)

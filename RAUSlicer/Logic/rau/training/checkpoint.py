@@ -37,7 +37,9 @@ def start(model: torch.nn.Module) -> Progress:
     return Progress({k: v.detach().clone() for k, v in model.state_dict().items()})
 
 
-def save(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, settings: Any) -> None:
+def save(
+    path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, settings: Any
+) -> None:
     """Write the state whole (a temporary file, then rename). settings: anything JSON, kept beside for the record."""
     from safetensors.torch import save_file
 
@@ -87,7 +89,9 @@ def append(path: Path, row: Mapping[str, float]) -> None:
         writer.writerow(row)
 
 
-def plot(folder: Path, hidden: tuple[str, ...] = ("step", "seconds", "loss", "size"), label: str = "validation") -> None:
+def plot(
+    folder: Path, hidden: tuple[str, ...] = ("step", "seconds", "loss", "size"), label: str = "validation"
+) -> None:
     """curves.png from validation.csv: a line for each column that is not hidden and no baseline ("... copied")."""
     import matplotlib
 

@@ -127,7 +127,9 @@ def tissue_classes(image: np.ndarray, labels: np.ndarray, bins: int = 5) -> np.n
     from scipy import ndimage
 
     smoothed = ndimage.gaussian_filter(image.astype(np.float32), 1.0)
-    edges = np.quantile(smoothed[::3, ::3, ::3] if min(image.shape) > 9 else smoothed, np.linspace(0, 1, bins + 1)[1:-1])
+    edges = np.quantile(
+        smoothed[::3, ::3, ::3] if min(image.shape) > 9 else smoothed, np.linspace(0, 1, bins + 1)[1:-1]
+    )
     return np.where(labels > 0, labels, TISSUE + np.digitize(smoothed, edges)).astype(np.uint8)
 
 
@@ -139,7 +141,11 @@ def as_patient(
     landmarks: label values whose extents make the levels of two patients comparable; empty: all.
     """
     values = np.unique(labels)
-    compact = np.searchsorted(values, labels).astype(np.uint8) if values[0] == 0 else np.searchsorted(np.r_[0, values], labels)
+    compact = (
+        np.searchsorted(values, labels).astype(np.uint8)
+        if values[0] == 0
+        else np.searchsorted(np.r_[0, values], labels)
+    )
     found = np.nonzero(np.isin(labels, landmarks) if landmarks else compact)
     extents = tuple((int(axis.min()), int(axis.max())) for axis in found)
     compact = compact.astype(np.uint8)
@@ -192,15 +198,23 @@ class Patients:
         middle = float(rng.uniform(-0.03, 1.03))
         spread = 0.35 if rng.random() < 0.12 else 0.04
         aim = float(np.clip(middle + rng.normal() * spread, -0.1, 1.1))
-        cuts = [(self.patients[a], level) for level in self._levels(rng, self.patients[a], axis, middle, layout.references)]
-        cuts += [(self.patients[b], level) for level in self._levels(rng, self.patients[b], axis, aim, 1 + layout.neighbours)]
+        cuts = [
+            (self.patients[a], level) for level in self._levels(rng, self.patients[a], axis, middle, layout.references)
+        ]
+        cuts += [
+            (self.patients[b], level) for level in self._levels(rng, self.patients[b], axis, aim, 1 + layout.neighbours)
+        ]
         real = self.patients[a].image is not None and rng.random() < self.real
         frames = []
         for patient, level in cuts:
             spacing = tuple(np.delete(patient.spacing, axis))
             labels = square(np.take(patient.labels, level, axis)[None], spacing, True)
             image = patient.image
-            picture = square(np.take(image, level, axis)[None], spacing, False) / 255 if real and image is not None else labels
+            picture = (
+                square(np.take(image, level, axis)[None], spacing, False) / 255
+                if real and image is not None
+                else labels
+            )
             frames.append(np.concatenate([labels, picture]))
         stacked = turn(rng, np.concatenate(frames))
         labels = np.ascontiguousarray(stacked[0::2]).astype(np.uint8)

@@ -93,13 +93,13 @@ def train(settings: EncoderTraining) -> Iterator[dict[str, float]]:
     optimiser = torch.optim.AdamW(model.parameters(), settings.rate, weight_decay=0.05)
     progress = checkpoint.load(state, model, optimiser) if state.exists() else checkpoint.start(model)
     data = Path(settings.data) if settings.data else None
-    training, validation = mixtures(data, settings.seed, folder / "cache", settings.anatomies)
-    weights = np.array([weight for _, weight, _ in training.sources])
+    sources = mixtures(data, settings.seed, folder / "cache", settings.anatomies)
+    weights = np.array([weight for _, weight, _ in sources.full.sources])
     begin, before = time.time(), progress.seconds
     while progress.step < settings.steps:
         step = progress.step
         rng = np.random.default_rng([settings.seed, step, 11])
-        source = training.sources[int(rng.choice(len(weights), p=weights / weights.sum()))][2]
+        source = sources.full.sources[int(rng.choice(len(weights), p=weights / weights.sum()))][2]
         cosine = 0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * step / settings.steps))
         for group in optimiser.param_groups:
             group["lr"] = settings.rate * min(1.0, (step + 1) / settings.warmup) * cosine
@@ -116,8 +116,12 @@ def train(settings: EncoderTraining) -> Iterator[dict[str, float]]:
         if progress.step % settings.every == 0 or progress.step == settings.steps or out_of_time:
             averaged = build_encoder(chosen.encoder)
             averaged.load_state_dict(progress.mean)
-            scores: dict[str, float] = {"step": progress.step, "seconds": round(progress.seconds), "loss": float(np.mean(progress.losses[-200:]))}
-            scores.update(validate(Encoder(averaged, chosen.encoder_size), validation))
+            scores: dict[str, float] = {
+                "step": progress.step,
+                "seconds": round(progress.seconds),
+                "loss": float(np.mean(progress.losses[-200:])),
+            }
+            scores.update(validate(Encoder(averaged, chosen.encoder_size), sources.validation))
             checkpoint.append(folder / "validation.csv", {k: round(float(v), 4) for k, v in scores.items()})
             checkpoint.plot(folder, label="right slice found, of 24")
             checkpoint.save(state, model, optimiser, progress, asdict(settings))

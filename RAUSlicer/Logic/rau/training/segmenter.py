@@ -21,7 +21,7 @@ from rau.sam.pixels import normalise
 from rau.sam.segmenter import Masks, Segmenter
 from rau.training import checkpoint
 from rau.training.batch import Batch, make_batch
-from rau.training.data import Layout, Mixture
+from rau.training.data import Layout, Mixture, Source
 from rau.training.sets import mixtures
 
 
@@ -29,7 +29,7 @@ from rau.training.sets import mixtures
 class SegmenterTraining:
     """How to train. steps: optimiser steps in all; small_steps: of those, first ones at `small_size` pixels.
 
-    cooldown: fraction of the steps, at the end, over which the learning rate falls to 3 %. frames: slices a step.
+    ramp: steps over which the tasks grow from easy to hard. cooldown: fraction of the steps, at the end, over which the learning rate falls to 3 %. frames: slices a step.
     structures: at most so many of each task. every: steps between validations. data: folder of the labelled sets.
     minutes: stop after so long (resume later with the same call); 0: no limit.
     """
@@ -37,10 +37,11 @@ class SegmenterTraining:
     folder: str
     preset: str = "rau-mini"
     data: str = ""
-    steps: int = 12000
-    small_steps: int = 4000
+    steps: int = 6000
+    small_steps: int = 0
     small_size: int = 128
-    rate: float = 8e-4
+    ramp: int = 1500
+    rate: float = 1e-3
     warmup: int = 200
     cooldown: float = 0.3
     frames: int = 18
@@ -53,7 +54,7 @@ class SegmenterTraining:
 
 def layout_of(rng: np.random.Generator) -> Layout:
     """One to three references; most often no neighbour, as on a key slice."""
-    return Layout(int(rng.choice([1, 2, 3], p=[0.5, 0.25, 0.25])), int(rng.choice([0, 1, 2], p=[0.6, 0.3, 0.1])))
+    return Layout(int(rng.choice([1, 2, 3], p=[0.7, 0.15, 0.15])), int(rng.choice([0, 1, 2], p=[0.8, 0.15, 0.05])))
 
 
 def spoiled(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -145,7 +146,9 @@ class Run:
         self.model = self.segmenter.model.train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), settings.rate, weight_decay=0.01)
         state = self.folder / "state.safetensors"
-        self.progress = checkpoint.load(state, self.model, self.optimiser) if state.exists() else checkpoint.start(self.model)
+        self.progress = (
+            checkpoint.load(state, self.model, self.optimiser) if state.exists() else checkpoint.start(self.model)
+        )
 
     @property
     def step(self) -> int:
@@ -168,12 +171,13 @@ class Run:
         model.load_state_dict(self.progress.mean)
         return Segmenter(model)
 
-    def train_step(self, source: Mixture) -> float:
+    def train_step(self, source: Source) -> float:
         s = self.settings
         rng = np.random.default_rng([s.seed, self.step, 7])
         layout, size = layout_of(rng), s.small_size if self.step < s.small_steps else self.size
         self.segmenter.set_size(size)
-        batch = make_batch(source, (s.seed, self.step), layout, max(2, s.frames // layout.frames), s.structures, size)
+        tasks, difficulty = max(2, s.frames // layout.frames), min(1.0, self.step / max(1, s.ramp))
+        batch = make_batch(source, (s.seed, self.step), layout, tasks, s.structures, size, difficulty)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
         loss = loss_of(predict(self.segmenter, batch, rng), batch.masks[:, layout.target], batch.present)
@@ -188,20 +192,26 @@ class Run:
 def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
     """Train, yielding the scores of each validation; stops at `steps` or after `minutes`."""
     run = Run(settings)
-    training, validation = mixtures(
+    sources = mixtures(
         Path(settings.data) if settings.data else None, settings.seed, run.folder / "cache", settings.anatomies
     )
     start, before, losses, log = time.time(), run.progress.seconds, [], run.folder / "log.csv"
     while run.step < settings.steps:
-        losses.append(run.train_step(training))
+        losses.append(run.train_step(sources.small if run.step < settings.small_steps else sources.full))
         run.progress.seconds = before + time.time() - start
         out_of_time = bool(settings.minutes) and time.time() - start > settings.minutes * 60
         if run.step % 50 == 0:
-            row = {"step": run.step, "seconds": round(run.progress.seconds), "loss": round(float(np.mean(losses[-50:])), 4)}
+            row = {
+                "step": run.step,
+                "seconds": round(run.progress.seconds),
+                "loss": round(float(np.mean(losses[-50:])), 4),
+            }
             checkpoint.append(log, row)
         if run.step % settings.every == 0 or run.step == settings.steps or out_of_time:
-            scores = score(run, validation)
-            checkpoint.append(run.folder / "validation.csv", {**scores, "loss": round(float(np.mean(losses[-200:])), 4)})
+            scores = score(run, sources.validation)
+            checkpoint.append(
+                run.folder / "validation.csv", {**scores, "loss": round(float(np.mean(losses[-200:])), 4)}
+            )
             checkpoint.plot(run.folder)
             run.save()
             yield scores

@@ -6,6 +6,7 @@ Only sets whose licence allows training are read; held-out cases (see `rau.evalu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -65,25 +66,56 @@ def eight_bit(image: np.ndarray) -> np.ndarray:
     return (np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
-def mixtures(data: Path | None, seed: int, cache: Path | None = None, anatomies: int = 1200) -> tuple[Mixture, Mixture]:
-    """(training, validation) sources. Without `data` (the folder of the sets): synthetic anatomies alone."""
-    training: list[tuple[str, float, Source]] = [("anatomies", 0.45, Anatomies(seed, anatomies, cache))]
+def phantoms(seeds: Sequence[int]) -> list[Patient]:
+    """Synthetic patients of `rau.training.patient`, two of each seed (the demo's seeds are below 100: never these)."""
+    from rau.training.patient import patient_pair
+    from rau.volume.orientation import canonical
+
+    people = []
+    for seed in seeds:
+        reference, target = patient_pair(seed)
+        for image, labels in ((reference.image, reference.labels), target):
+            pixels, geometry, orientation = canonical(image.array, image.geometry)
+            people.append(as_patient(eight_bit(pixels), orientation.forth(labels.array), geometry.spacing))
+    return people
+
+
+# weight while the slices are small, weight afterwards, planes, chance of real pictures, chance of one patient twice
+RECIPE: dict[str, tuple[float, float, tuple[int, ...], float, float]] = {
+    "msd_hippocampus": (0.22, 0.22, (0, 1, 2), 0.85, 0.0),
+    "synthseg_labelmaps": (0.15, 0.12, (0, 1, 2), 0.0, 0.15),
+    "totalsegmentator": (0.11, 0.11, (0, 0, 1, 2), 0.5, 1.0),
+    "hc18": (0.05, 0.05, (0,), 0.9, 0.1),
+    "msd_prostate": (0.03, 0.03, (0,), 0.6, 0.7),
+    "sct_spinalcord": (0.02, 0.02, (0, 2), 0.5, 0.7),
+    "pyradiomics_brain": (0.01, 0.01, (0,), 0.6, 0.7),
+}
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """What is trained on while the slices are small, afterwards, and what is validated on (never trained on)."""
+
+    small: Mixture
+    full: Mixture
+    validation: Mixture
+
+
+def mixtures(data: Path | None, seed: int, cache: Path | None = None, anatomies: int = 1200) -> Mixtures:
+    """Sources for training. data: the folder of the sets; None, or a set that is missing: the synthetic ones alone."""
+    made: list[tuple[str, float, float, Source]] = [("anatomies", 0.45, 0.36, Anatomies(seed, anatomies, cache))]
     validation: list[tuple[str, float, Source]] = [("anatomies", 1.0, Anatomies(seed + 1000, 60, cache))]
-    recipe = {  # weight, planes, chance of real pictures, chance of one patient deformed twice
-        "msd_hippocampus": (0.22, (0, 1, 2), 0.85, 0.0),
-        "synthseg_labelmaps": (0.15, (0, 1, 2), 0.0, 0.15),
-        "totalsegmentator": (0.11, (0, 0, 1, 2), 0.5, 1.0),
-        "hc18": (0.05, (0,), 0.9, 0.1),
-        "msd_prostate": (0.03, (0,), 0.6, 0.7),
-        "sct_spinalcord": (0.02, (0, 2), 0.5, 0.7),
-        "pyradiomics_brain": (0.01, (0,), 0.6, 0.7),
-    }
-    for name, (weight, planes, real, same) in recipe.items():
+    for name, (small, full, planes, real, same) in RECIPE.items():
         if data is None or not (data / name).is_dir():
             continue
         train, check = cases_of(data, name)
         marks = LANDMARKS.get(name, ())
-        training.append((name, weight, Patients([read_patient(c, marks) for c in train], planes, real, same)))
+        made.append((name, small, full, Patients([read_patient(c, marks) for c in train], planes, real, same)))
         if check:
             validation.append((name, 1.0, Patients([read_patient(c, marks) for c in check], planes, real, 0.0)))
-    return Mixture(tuple(training)), Mixture(tuple(validation))
+    axial = (0, 0, 0, 1, 2)
+    made.append(("phantoms", 0.0, 0.10, Patients(phantoms(range(100, 116)), axial, 0.7, 0.1)))
+    validation.append(("phantoms", 1.0, Patients(phantoms(range(200, 202)), axial, 1.0, 0.0)))
+    small_ones = Mixture(tuple((name, small, source) for name, small, _, source in made))
+    full_ones = Mixture(tuple((name, full, source) for name, _, full, source in made))
+    return Mixtures(small_ones, full_ones, Mixture(tuple(validation)))

@@ -32,7 +32,9 @@ class Dice:
 
     def smooth(self, n: int, channels: int, cells: int, size: int) -> torch.Tensor:
         """(n, channels, size, size) smooth fields of about unit deviation with `cells` features a side."""
-        return F.interpolate(self.normal(n, channels, cells, cells), size=(size, size), mode="bicubic", align_corners=True)
+        return F.interpolate(
+            self.normal(n, channels, cells, cells), size=(size, size), mode="bicubic", align_corners=True
+        )
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def affine_grid(dice: Dice, n: int, size: int, spread: Spread, amount: torch.Ten
     aspect = torch.exp(dice.normal(n, 1, 1) * spread.aspect * a)
     angle = dice.normal(n, 1, 1) * spread.angle * a
     cos, sin = torch.cos(angle), torch.sin(angle)
-    matrix = torch.cat([torch.cat([cos * scale * aspect, -sin * scale], 2), torch.cat([sin * scale * aspect, cos * scale], 2)], 1)
+    matrix = torch.cat(
+        [torch.cat([cos * scale * aspect, -sin * scale], 2), torch.cat([sin * scale * aspect, cos * scale], 2)], 1
+    )
     shift = dice.normal(n, 2, 1) * spread.shift * a
     grid = F.affine_grid(torch.cat([matrix, shift], 2), [n, 1, size, size], align_corners=False)
     for cells, amplitude in spread.warp:
@@ -64,7 +68,9 @@ def affine_grid(dice: Dice, n: int, size: int, spread: Spread, amount: torch.Ten
 
 def sample_labels(labels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     """labels: (N, P, P) uint8 -> (N, S, S) int64, nearest neighbour."""
-    return F.grid_sample(labels[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)[:, 0].long()
+    return F.grid_sample(labels[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)[
+        :, 0
+    ].long()
 
 
 def sample_images(images: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -72,11 +78,14 @@ def sample_images(images: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
 
 
-def contrasts(dice: Dice, n: int) -> torch.Tensor:
-    """(n, TABLE) mean intensity of each label value: random, and half the time with a dark outside."""
+def contrasts(dice: Dice, n: int, alike: float = 0.3) -> torch.Tensor:
+    """(n, TABLE) mean intensity of each label value: random, and half the time with a dark outside.
+
+    alike: chance that tissues share few brightnesses.
+    """
     means = dice.uniform(0, 1, n, TABLE)
-    few = (dice.uniform(0, 1, n, TABLE) * 4).floor() / 4 + dice.normal(n, TABLE) * 0.03  # tissues that look alike
-    means = torch.where(dice.chance(0.3, n, 1), few, means)
+    few = (dice.uniform(0, 1, n, TABLE) * 4).floor() / 4 + dice.normal(n, TABLE) * 0.03
+    means = torch.where(dice.chance(alike, n, 1), few, means)
     means[:, 0] = torch.where(dice.chance(0.5, n), torch.zeros(n), means[:, 0])
     return means
 
@@ -86,7 +95,11 @@ def render(dice: Dice, labels: torch.Tensor, means: torch.Tensor, textures: torc
     n, size = labels.shape[0], labels.shape[1]
     flat = labels.flatten(1)
     image = means.gather(1, flat).view(n, size, size)
-    grain = dice.smooth(n, 1, 24, size)[:, 0] * 0.6 + dice.smooth(n, 1, 64, size)[:, 0] * 0.6 + dice.normal(n, size, size) * 0.4
+    grain = (
+        dice.smooth(n, 1, 24, size)[:, 0] * 0.6
+        + dice.smooth(n, 1, 64, size)[:, 0] * 0.6
+        + dice.normal(n, size, size) * 0.4
+    )
     return image + textures.gather(1, flat).view(n, size, size) * grain
 
 
