@@ -1,1 +1,1 @@
-"""The worker process and its protocol."""
+"""The worker: a process that segments for the panel, over its standard streams (`protocol`, `process`)."""

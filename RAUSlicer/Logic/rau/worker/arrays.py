@@ -1,0 +1,72 @@
+"""Arrays of the private folder: memory-mapped, checked against what the message says, never unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rau.references.reference import Reference
+from rau.volume.labels import values_of, whole_labels
+from rau.volume.volume import LabelMap, Volume
+from rau.worker.protocol import ImageMessage, ProtocolError, ReferenceMessage
+
+
+def open_array(folder: Path, name: str, mode: str = "r") -> np.ndarray:
+    """The array of that file, memory-mapped. Raises ProtocolError: missing, a link, damaged, holds objects."""
+    path = folder / name
+    if Path(name).name != name or path.is_symlink() or not path.is_file():
+        raise ProtocolError(f"The array {Path(name).name} is not in the worker's folder")
+    try:
+        array = np.load(path, mmap_mode="r+" if mode == "r+" else "r", allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        raise ProtocolError(f"The array {name} cannot be read") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ProtocolError(f"The array {name} holds no plain numbers")
+    return array
+
+
+def open_image(folder: Path, message: ImageMessage) -> Volume:
+    """The image of a message. Raises ProtocolError, and InputError for NaN and constant images."""
+    from rau.volume.reading import usable
+
+    array, geometry = open_array(folder, message.array), message.geometry.geometry()
+    colour = array.ndim == 4 and array.shape[3] == 3 and array.dtype == np.uint8
+    if array.shape[:3] != geometry.shape or not (array.ndim == 3 or colour):
+        raise ProtocolError(f"The array {message.array} has shape {array.shape}, its grid {geometry.shape}")
+    name = message.source or "The image"
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    return Volume(usable(array, name), geometry, message.modality, message.source, message.spacing_known)
+
+
+def open_reference(folder: Path, message: ReferenceMessage) -> tuple[Reference, tuple[str, ...]]:
+    """The reference of a message, without its empty structures, and a line for each of those.
+
+    Raises ProtocolError, and InputError for an image or a segmentation that nothing can be done with.
+    """
+    image = open_image(folder, message.image)
+    array = open_array(folder, message.labels.array)
+    if array.shape != image.geometry.shape:
+        raise ProtocolError(f"The label map {message.labels.array} has another shape than its image")
+    values = [one.value for one in message.structures]
+    if len(set(values)) != len(values):
+        raise ProtocolError("Two structures of a reference have the same label value")
+    labels = whole_labels(array, "The label map of the reference")
+    seen = set(values_of(labels))
+    notes = tuple(
+        f"The segment {s.name} has no voxels and is left out" for s in message.structures if s.value not in seen
+    )
+    structures = tuple(s.structure() for s in message.structures if s.value in seen)
+    return Reference(image, LabelMap(labels, image.geometry, structures)), notes
+
+
+def open_result(folder: Path, name: str, shape: tuple[int, int, int]) -> np.memmap:
+    """The label map that a job fills, all 0: uint16 (S, R, C); made when missing. Raises ProtocolError."""
+    if not (folder / name).exists() and not (folder / name).is_symlink():
+        return np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.uint16, shape=shape)
+    array = open_array(folder, name, "r+")
+    if array.dtype != np.uint16 or array.shape != shape or not isinstance(array, np.memmap):
+        raise ProtocolError(f"The result {name} is no uint16 array of shape {shape}")
+    array[...] = 0
+    return array
