@@ -21,8 +21,8 @@ class SliceEvent:
     """One slice of the target is ready: `done` of `total` slices.
 
     index: index along `axis` of the *target's own* array (0 slice, 1 row, 2 column).
-    labels: (rows, columns) of the plane across `axis`, label values of the reference: a preview, the final label map may
-    differ after assembly. None where only progress is known.
+    labels: (rows, columns) of the plane across `axis`, label values of the reference: a preview, the final label map
+    may differ after assembly. None where only progress is known.
     score: mean predicted IoU of the structures present, 0 to 1. milliseconds: time spent on this slice.
     """
 

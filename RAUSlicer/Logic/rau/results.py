@@ -12,8 +12,8 @@ from rau.volume.volume import LabelMap, Structure
 class StructureResult:
     """One requested structure in the target.
 
-    score: mean predicted IoU over its slices, 0 to 1 (0 when absent). box: half-open voxel box in the target's array order
-    (slice0, row0, column0, slice1, row1, column1), None when absent. volume_ml: None when the spacing is unknown.
+    score: mean predicted IoU over its slices, 0 to 1 (0 when absent). box: half-open voxel box in the target's array
+    order (slice0, row0, column0, slice1, row1, column1), None when absent. volume_ml: None when the spacing is unknown.
     """
 
     structure: Structure

@@ -15,7 +15,9 @@ class SegmentSettings(BaseModel):
     structures: tuple[str, ...] = Field(
         (), description="Names of the structures to segment; empty: all of the reference"
     )
-    prompt: str = Field("", max_length=2000, description="Free text that narrows the structures, e.g. 'liver and spleen'")
+    prompt: str = Field(
+        "", max_length=2000, description="Free text that narrows the structures, e.g. 'liver and spleen'"
+    )
     model: str = Field("auto", description="auto, rau-mini, rau-7b, or the path of a model folder")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute")
     planes: Literal["auto", "acquisition", "all"] = Field(

@@ -54,9 +54,9 @@ def preview(one: SliceMasks, threshold: float) -> np.ndarray:
 
 
 def assemble(planes: Sequence[PlaneVotes], threshold: float) -> np.ndarray:
-    """(S, R, C) uint16 labels. A voxel goes to the structure of highest mean probability over the planes, if above a half.
+    """(S, R, C) uint16 labels. A voxel goes to the structure of highest mean probability over the planes, if over 0.5.
 
-    In each plane a structure's slices count fully where its gate is at or above `threshold`, and fade to nothing at half of it.
+    In each plane a structure's slices count fully where its gate is at or above `threshold`, not at all at half of it.
     """
     shape, values = planes[0].shape, planes[0].values
     labels, best = np.zeros(shape, np.uint16), np.full(shape, 0.5, np.float32)
@@ -75,7 +75,7 @@ def assemble(planes: Sequence[PlaneVotes], threshold: float) -> np.ndarray:
 
 
 def drop_islands(labels: np.ndarray, single: Sequence[int], fraction: float = 0.1) -> np.ndarray:
-    """Remove pieces smaller than `fraction` of the largest piece, of the structures that are one piece in the references.
+    """Remove pieces smaller than `fraction` of the largest, of the structures that are one piece in the references.
 
     labels: (S, R, C), changed in place and returned. Structures in several pieces are left alone.
     """

@@ -158,7 +158,7 @@ def write_model(
 ) -> ModelFolder:
     """Write a model folder whole: weights by file name (half precision unless told), then checksums and manifest.
 
-    manifest: fields of `Manifest` without `files`. An existing folder's files are replaced one by one, the manifest last.
+    manifest: fields of `Manifest` without `files`. Files of an existing folder are replaced one by one, this one last.
     """
     import torch
     from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""A reference made ready for one plane: descriptors of its slices, SAM2 memories of its labelled slices, each made once."""
+"""A reference made ready for one plane: descriptors of its slices, SAM2 memories of its labelled ones, each once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EncodedReference:
             self.where[value] = np.nonzero((self.labels.array == value).any(axis=others))[0]
 
     def memory(self, segmenter: Segmenter, index: int) -> tuple[Memory, dict[int, int]]:
-        """Memory of slice `index`, a row for each structure in it, and which row is which value; encoded at most once."""
+        """Memory of slice `index`, a row for each structure in it, and which row is which value; encoded once."""
         import torch
 
         if index not in self._memories:

@@ -1,4 +1,4 @@
-"""Which reference slices belong to a target slice: descriptor similarity, aligned along the volume in monotone order."""
+"""Which reference slice belongs to a target slice: descriptor similarity, aligned in monotone order."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def cosines(target: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def position_prior(targets: int, references: int, step: float) -> np.ndarray:
     """(T, N) in 0 to 1: 1 where both slices lie at the same place of volumes laid centre on centre.
 
-    step: reference slices that one target slice spans (ratio of the slice spacings). Volumes of about the same length are
-    stretched onto each other; else the shorter may lie anywhere in the longer at no cost.
+    step: reference slices that one target slice spans (ratio of the slice spacings). Volumes of about the same length
+    are stretched onto each other; else the shorter may lie anywhere in the longer at no cost.
     """
     t, r = np.arange(targets), np.arange(references)
     length = (targets - 1) * step
@@ -47,7 +47,9 @@ def position_prior(targets: int, references: int, step: float) -> np.ndarray:
 
 
 def align(similarity: np.ndarray, step: float = 1.0) -> Alignment:
-    """The monotone path of best total similarity. similarity: (T, N) cosines; step: expected reference slices a target slice.
+    """The monotone path of best total similarity.
+
+    similarity: (T, N) cosines; step: expected reference slices a target slice.
 
     Viterbi: the reference index never falls from one target slice to the next, so the choice cannot flicker; deviations
     from the expected step cost a little.

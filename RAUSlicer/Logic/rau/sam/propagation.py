@@ -49,8 +49,11 @@ class SliceMasks:
 
 @dataclass(frozen=True)
 class Recipe:
-    """references: reference slices in memory. neighbours: length of the ring. reach: slices of the reference within which
-    a structure may lie from the matched one, as a fraction of the structure's own extent (at least 2)."""
+    """references: reference slices in memory. neighbours: length of the ring. threshold: of presence, 0 to 1.
+
+    reach: slices of the reference within which a structure may lie from the matched one, as a fraction of the
+    structure's own extent (at least 2).
+    """
 
     references: int = 3
     neighbours: int = 1

@@ -111,7 +111,7 @@ class Segmenter:
         return feats, positions, sizes
 
     def remember(self, features: Features, masks: torch.Tensor) -> Memory:
-        """Encode K (slice, mask) rows as memory. features: K rows; masks: (K, 1, S, S), 0 or 1; empty masks: "absent"."""
+        """Encode K (slice, mask) rows as memory. features: K rows; masks: (K, 1, S, S), 0 or 1; empty: "absent"."""
         feats, positions, sizes = self._flat(features)
         empty: dict[str, Any] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         out = self.model.track_step(

@@ -16,8 +16,10 @@ MIN_PIXELS = 10  # of a structure on the network's square; fewer: neither presen
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B, F, 3, S, S) in 0 to 1. masks: (K, F, 1, S, S) float 0 or 1 of K structures. of: (K,) task of each row.
-    present: (K,) bool, whether the structure is in the target."""
+    """images: (B, F, 3, S, S) in 0 to 1. masks: (K, F, 1, S, S) float 0 or 1 of K structures. of: (K,) task of each.
+
+    present: (K,) bool, whether the structure is in the target.
+    """
 
     images: torch.Tensor
     masks: torch.Tensor

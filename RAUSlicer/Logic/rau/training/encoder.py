@@ -1,7 +1,8 @@
-"""`rau train encoder`: the retrieval encoder learns, without labels in its loss, that two subjects at one level look alike.
+"""`rau train encoder`: the retrieval encoder learns, without labels in its loss, that a level looks alike in two subjects.
 
-Contrastive (InfoNCE): a reference slice and a target slice of the same anatomy and level attract, all other slices of the
-batch repel; a batch comes from one source, so that levels of one body region must be told apart. Same data as the segmenter.
+Contrastive (InfoNCE): a reference slice and a target slice of the same anatomy and level attract, all other slices of
+the batch repel; a batch comes from one source, so that levels of one body region must be told apart. Same data as the
+segmenter.
 """
 
 from __future__ import annotations

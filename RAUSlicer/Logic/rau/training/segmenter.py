@@ -29,9 +29,9 @@ from rau.training.sets import mixtures
 class SegmenterTraining:
     """How to train. steps: optimiser steps in all; small_steps: of those, first ones at `small_size` pixels.
 
-    ramp: steps over which the tasks grow from easy to hard. cooldown: fraction of the steps, at the end, over which the learning rate falls to 3 %. frames: slices a step.
-    structures: at most so many of each task. every: steps between validations. data: folder of the labelled sets.
-    minutes: stop after so long (resume later with the same call); 0: no limit.
+    ramp: steps over which the tasks grow from easy to hard. cooldown: fraction of the steps, at the end, over which the
+    learning rate falls to 3 %. frames: slices a step. structures: at most so many of each task. every: steps between
+    validations. data: folder of the labelled sets. minutes: stop after so long (resume with the same call); 0: no limit.
     """
 
     folder: str
@@ -58,7 +58,7 @@ def layout_of(rng: np.random.Generator) -> Layout:
 
 
 def spoiled(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Masks of a neighbour as the model would have made them: shifted, grown or shrunk, now and then lost. (K, 1, S, S)."""
+    """Masks of a neighbour as the model would make them: shifted, grown or shrunk, now and then lost. (K, 1, S, S)."""
     reach = masks.shape[-1] // 64
     out = torch.roll(masks, (int(rng.integers(-reach, reach + 1)), int(rng.integers(-reach, reach + 1))), (2, 3))
     kind = rng.random()
@@ -110,7 +110,7 @@ def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor) -> torch.T
 
 @torch.no_grad()
 def validate(segmenter: Segmenter, source: Mixture, size: int, batches: int = 4) -> dict[str, float]:
-    """Dice of the present structures for each source beside copying the reference, presence accuracy, and their mean."""
+    """Dice of the present structures for each source beside copying the reference, their mean, presence accuracy."""
     scores: dict[str, float] = {}
     layout = Layout(1, 0)
     right: list[float] = []

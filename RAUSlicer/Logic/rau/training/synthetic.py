@@ -39,8 +39,11 @@ class Dice:
 
 @dataclass(frozen=True)
 class Spread:
-    """How different two subjects are. scale, aspect: log deviation; angle: radians; shift and warps: fraction of half the
-    picture. Calibrated so that copying a reference mask scores on these pairs what it scores between real subjects."""
+    """How different two subjects are.
+
+    scale, aspect: log deviation; angle: radians; shift and warps: fraction of half the picture. Chosen so that copying
+    a reference mask scores on these pairs about what it scores between real subjects.
+    """
 
     scale: float = 0.10
     aspect: float = 0.06
