@@ -31,7 +31,7 @@ class SegmenterTraining:
 
     ramp: steps over which the tasks grow from easy to hard. cooldown: fraction of the steps, at the end, over which the
     learning rate falls to 3 %. frames: slices a step. structures: at most so many of each task. every: steps between
-    validations. data: folder of the labelled sets. minutes: stop after so long (resume with the same call); 0: no limit.
+    validations. data: folder of the labelled sets. minutes: stop after so long (the same call resumes); 0: no limit.
     """
 
     folder: str
