@@ -73,5 +73,6 @@ def segment(
     grid = LabelMap(case.orientation.back(labels), target.geometry, case.structures)
     results = summarise(grid, votes, target.spacing_known)
     seconds = time.perf_counter() - start
-    provenance = {"settings": settings.model_dump(mode="json"), "versions": engine.versions()}
+    chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
+    provenance = {"settings": chosen, "versions": engine.versions()}
     return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance)
