@@ -1,4 +1,4 @@
-"""`rau train encoder`: the retrieval encoder learns, without labels in its loss, that two subjects look alike at a level.
+"""`rau train encoder`: the retrieval encoder learns, without labels, that two subjects look alike at one level.
 
 Contrastive (InfoNCE): a reference slice and a target slice of the same anatomy and level attract, all other slices of
 the batch repel; a batch comes from one source, so that levels of one body region must be told apart. Same data as the
