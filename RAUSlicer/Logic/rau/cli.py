@@ -1,0 +1,168 @@
+"""The command `rau`. Exit status: 0 done, 2 input or call wrong, 3 nothing found, 4 model missing or damaged,
+130 cancelled; 1 an error of ours. Every failure is one line on stderr."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import rau
+from rau.commands.options import with_settings
+from rau.settings import SegmentSettings
+
+CANCELLED, USAGE = 130, 2
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+models = typer.Typer(rich_markup_mode=None, help="The models on this computer.")
+app.add_typer(models, name="models")
+
+
+class TrainGroup(TyperGroup):
+    """The commands of `rau.commands.train`, imported (with torch) only when one of them is wanted."""
+
+    def _commands(self) -> Any:
+        from rau.commands.train import app as training
+
+        return typer.main.get_command(training)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self._commands().list_commands(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return self._commands().get_command(ctx, cmd_name)
+
+
+app.add_typer(
+    typer.Typer(cls=TrainGroup, rich_markup_mode=None, help="Train the parts of a model, and pack them."), name="train"
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rau {rau.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Segment a medical image from annotated reference images."""
+
+
+@app.command()
+@with_settings()
+def segment(
+    reference: Annotated[
+        list[Path], typer.Option(help="Annotated image; repeat for more", metavar="IMG", show_default=False)
+    ],
+    labels: Annotated[
+        list[Path], typer.Option(help="Its label map or segmentation; one for each --reference", metavar="SEG")
+    ],
+    target: Annotated[
+        Path, typer.Option(help="Image to segment: a file, or the folder of a DICOM series", metavar="IMG")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Label map to write: .nii.gz .nrrd .mha .seg.nrrd .dcm .png", metavar="OUT")
+    ],
+    settings: SegmentSettings,
+    series: Annotated[
+        str | None, typer.Option(help="Which series of the target's DICOM folder: its number or UID", metavar="ID")
+    ] = None,
+    reference_series: Annotated[
+        list[str] | None, typer.Option(help="The same for DICOM references; one for each --reference", metavar="ID")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write what was found, how, and with what", metavar="OUT.json")
+    ] = None,
+) -> None:
+    """Segment the structures of annotated references in a target image.
+
+    The target is never altered. Label values, names, colours and codes are the reference's. A structure that is not
+    found in the target is left out; when none is found nothing is written, and the exit status is 3.
+    """
+    from rau.commands.segment import Files, run
+    from rau.commands.tables import print_result
+
+    files = Files(tuple(reference), tuple(labels), target, output, report, series, tuple(reference_series or ()))
+    result = run(files, settings)
+    print_result(result)
+    print(f"{files.output.name} written, {result.seconds:.1f} s")
+
+
+@app.command()
+@with_settings(leave_out=("structures", "prompt", "window"))
+def demo(
+    settings: SegmentSettings,
+    output: Annotated[Path, typer.Option(help="Folder for the files", metavar="DIR")] = Path("demo-output"),
+) -> None:
+    """Segment a synthetic patient from another one with the bundled model, and measure it."""
+    from rau.demo import run
+
+    run(output, settings)
+
+
+@app.command()
+def worker() -> None:
+    """Serve the panel over the standard streams: JSON messages, one a line."""
+    from rau.worker.process import main as serve
+
+    raise typer.Exit(serve())
+
+
+@models.command("list")
+def models_list() -> None:
+    """Which models are here."""
+    from rau.commands.models import list_models
+
+    list_models()
+
+
+@models.command("verify")
+def models_verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Names or folders; all when none is given")] = None,
+) -> None:
+    """Check every file of a model against its checksum."""
+    from rau.commands.models import verify_models
+
+    verify_models(names or [])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `rau` and return its exit status; the command line's own arguments unless given."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.simplefilter("ignore")  # of libraries: what the user should know comes as our own lines
+    try:
+        status = typer.main.get_command(app).main(given or ["--help"], prog_name="rau", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        return _told(error)
+    if status == CANCELLED:
+        print("Cancelled", file=sys.stderr)
+    return status if isinstance(status, int) else 0
+
+
+def _told(error: BaseException) -> int:
+    """One line on stderr; the exit status."""
+    from rau.worker.failure import failure_of
+
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        print("Cancelled", file=sys.stderr)
+        return CANCELLED
+    if hasattr(error, "format_message"):  # the call is wrong: typer's own
+        print(f"rau: {' '.join(error.format_message().split())} (see rau --help)", file=sys.stderr)
+        return USAGE
+    failure = failure_of(error)
+    print(f"rau: {failure.line}", file=sys.stderr)
+    return failure.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

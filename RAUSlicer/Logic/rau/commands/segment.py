@@ -1,0 +1,149 @@
+"""`rau segment`: files in, files out; everything that can be refused is refused before work begins."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rau.commands.progress import Reporter
+from rau.errors import InputError, NothingFoundError
+from rau.events import StageEvent, WarningEvent
+from rau.settings import SegmentSettings
+
+if TYPE_CHECKING:
+    from rau.references.reference import Reference
+    from rau.results import SegmentResult
+    from rau.volume.volume import Volume
+
+DICOM_OUTPUT = ".dcm"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a run reads and writes. references and labels go in pairs; series: of the target's DICOM folder."""
+
+    references: tuple[Path, ...]
+    labels: tuple[Path, ...]
+    target: Path
+    output: Path
+    report: Path | None = None
+    series: str | None = None
+    reference_series: tuple[str, ...] = ()
+
+
+def run(files: Files, settings: SegmentSettings) -> SegmentResult:
+    """Segment, write the label map and the report. Raises RauError; then nothing has been written."""
+    from rau.export.writing import check_output
+    from rau.models.engine import load_engine
+    from rau.pipeline import segment
+    from rau.volume.reading import read_volume
+
+    _check(files)
+    with Reporter() as tell:
+        tell(StageEvent("read"))
+        target = read_volume(files.target, series=files.series)
+        check_output(files.output, is_single_slice=min(target.geometry.shape) == 1)
+        references, notes = read_references(files)
+        for note in notes:
+            tell(WarningEvent(note))
+        tell(StageEvent("load", "loading the model"))
+        engine = load_engine(settings)
+        result = segment(references, target, settings, engine=engine, on_event=tell)
+        if not result.found:
+            raise NothingFoundError(
+                "None of the structures of the reference was found in the target: nothing was written",
+                "Check that reference and target show the same part of the body",
+            )
+        tell(StageEvent("export"))
+        write(files, target, result)
+    return result
+
+
+def read_references(files: Files) -> tuple[list[Reference], list[str]]:
+    """The references, each label map on the grid of its image, and what the user should know about them."""
+    from rau.references.reference import Reference
+    from rau.volume.labels import read_segmentation
+    from rau.volume.reading import read_volume
+    from rau.volume.resampling import labels_on_grid
+
+    found, notes = [], []
+    series: Sequence[str | None] = files.reference_series or [None] * len(files.references)
+    for image_path, labels_path, one in zip(files.references, files.labels, series, strict=True):
+        image = read_volume(image_path, series=one)
+        labels, said = read_segmentation(labels_path, image=image)
+        placed, moved = labels_on_grid(labels, image.geometry)
+        notes += [*said, *([moved] if moved else [])]
+        found.append(Reference(image, placed))
+    return found, notes
+
+
+def write(files: Files, target: Volume, result: SegmentResult) -> None:
+    """The label map and the report: both or neither."""
+    from rau.export.writing import replaced, write_labels
+    from rau.volume.files import ending_of
+
+    sources: tuple[Path, ...] = ()
+    if ending_of(files.output) == DICOM_OUTPUT:
+        sources = dicom_sources(files)
+
+    def labels() -> None:
+        write_labels(
+            result.labels, files.output, image=target, provenance=result.provenance, source_dicom=list(sources)
+        )
+
+    if files.report is None:
+        labels()
+        return
+    with replaced(files.report.expanduser()) as temporary:
+        temporary.write_text(json.dumps(report_of(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        labels()
+
+
+def report_of(result: SegmentResult) -> dict[str, Any]:
+    """What `--report` holds: the result without voxels, the settings and what made it; no path, no patient data."""
+    return {"format": 1, **result.report()}
+
+
+def dicom_sources(files: Files) -> tuple[Path, ...]:
+    """The target's DICOM files, which a DICOM SEG refers to; none when the target is something else."""
+    from rau.volume.dicom import series_files
+    from rau.volume.files import kind_of
+
+    if kind_of(files.target.expanduser()) not in ("folder", "dicom"):
+        return ()
+    return series_files(files.target, files.series)
+
+
+def _check(files: Files) -> None:
+    """What can be refused without reading anything. Raises InputError."""
+    from rau.export.writing import check_output, check_writable
+
+    if len(files.references) != len(files.labels):
+        raise InputError(
+            f"There are {len(files.references)} --reference and {len(files.labels)} --labels",
+            "Give one --labels for each --reference, in the same order",
+        )
+    if files.reference_series and len(files.reference_series) != len(files.references):
+        raise InputError("There are not as many --reference-series as --reference", "Give one for each, or none")
+    check_output(files.output, is_single_slice=True)
+    inputs = [*files.references, *files.labels, files.target]
+    if any(_same(files.output, one) for one in inputs):
+        raise InputError(f"The output {files.output.name} is one of the inputs", "Give it another name")
+    if files.report is not None:
+        if files.report.suffix.lower() != ".json":
+            raise InputError(f"The report {files.report.name} is a JSON file", "Let its name end in .json")
+        check_writable(files.report.expanduser())
+        if any(_same(files.report, one) for one in [*inputs, files.output]):
+            raise InputError(f"The report {files.report.name} would replace another file of this run", "Rename it")
+
+
+def _same(one: Path, other: Path) -> bool:
+    one, other = one.expanduser(), other.expanduser()
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return os.path.abspath(one) == os.path.abspath(other)

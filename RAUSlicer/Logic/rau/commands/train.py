@@ -1,0 +1,66 @@
+"""`rau train`: options made from the dataclasses of `rau.training`, one line of scores at each validation."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from rau.training import encoder, segmenter
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+def option_of(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    """A dataclass field as an option; fields without default are required."""
+    option = typer.Option("--" + name.replace("_", "-"), show_default=default not in ("", inspect.Parameter.empty))
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def trainer(settings: type[Any], train: Callable[[Any], Iterator[dict[str, float]]]) -> Callable[..., None]:
+    """A command that trains with the settings made of its options."""
+
+    def run(**values: Any) -> None:
+        for scores in train(settings(**values)):
+            print("  ".join(f"{name} {value:g}" for name, value in scores.items()), file=sys.stderr, flush=True)
+
+    kinds = get_type_hints(settings)
+    parameters = [
+        option_of(one.name, kinds[one.name], inspect.Parameter.empty if one.default is MISSING else one.default)
+        for one in fields(settings)
+    ]
+    command = functools.partial(run)
+    command.__name__ = train.__name__  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = settings.__doc__
+    return command
+
+
+app.command("segmenter", short_help="SAM2 of a preset learns from scratch to use a reference")(
+    trainer(segmenter.SegmenterTraining, segmenter.train)
+)
+app.command("encoder", short_help="The encoder for retrieval learns which slices are alike")(
+    trainer(encoder.EncoderTraining, encoder.train)
+)
+
+
+@app.command()
+def pack(
+    segmenter: Annotated[Path, typer.Option(help="Folder of a run of `rau train segmenter`")],
+    output: Annotated[Path, typer.Option(help="Model folder to write")],
+    version: Annotated[str, typer.Option(help="Version of the model")],
+    encoder: Annotated[Path | None, typer.Option(help="Folder of a run of `rau train encoder`")] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the weights")] = "Apache-2.0",
+) -> None:
+    """Make a model folder, for `rau segment --model`, of training runs."""
+    from rau.training import pack as packing
+
+    made = packing.pack(segmenter, encoder, output, version, licence)
+    print(f"{made.manifest.name} {version}: {len(made.manifest.files)} files")
