@@ -1,9 +1,9 @@
 """Folders of labelled images: sets of cases, what their labels mean, and which of them training may see.
 
 Layout: `<data>/<set>/set.json` (name, modality, dims, structures, licence_allows_training, cases) and
-`<data>/<set>/<case>/image.nii.gz` + `labels.nii.gz` (3-D), `image.png` + `labels.png` (2-D), or a DICOM series in `dicom/`
-with its label map placed by geometry. The folder is named by the environment variable RAU_DATA, or lies beside the
-repository as `shared/data`.
+`<data>/<set>/<case>/image.nii.gz` + `labels.nii.gz` (3-D), `image.png` + `labels.png` (2-D), or a DICOM series in
+`dicom/` with its label map placed by geometry. The folder is named by the environment variable RAU_DATA, or lies beside
+the repository as `shared/data`.
 """
 
 from __future__ import annotations

@@ -34,11 +34,20 @@ def dice_of_values(truth: np.ndarray, result: np.ndarray, values: Iterable[int])
 def dice_of_structures(
     truth: LabelMap, result: LabelMap, structures: Iterable[Structure] | None = None
 ) -> dict[str, float | None]:
-    """Dice by the name of the structure (default: those of the truth). Raises InputError when the grids differ."""
+    """Dice by structure (default: those of the truth); both sides are looked up by name, whatever their label values.
+
+    A side that does not know the structure shows none of it. Raises InputError when the grids differ.
+    """
     if not truth.geometry.matches(result.geometry):
         raise InputError("The result lies on another grid than the truth")
     chosen = truth.structures if structures is None else structures
-    return {one.name: dice(truth.array == one.value, result.array == one.value) for one in chosen}
+    return {one.name: dice(mask_of(truth, one.name), mask_of(result, one.name)) for one in chosen}
+
+
+def mask_of(labels: LabelMap, name: str) -> np.ndarray:
+    """The voxels of the structure of that name (case does not matter); none where the map does not know it."""
+    values = [one.value for one in labels.structures if one.name.lower() == name.lower()]
+    return np.isin(labels.array, values)
 
 
 def mean(scores: Iterable[float | None]) -> float | None:

@@ -1,8 +1,8 @@
 """Which reference goes with which target in a set: a fixed rule, never one subject on both sides.
 
-Every case is a target once. Its reference is the case of another subject, of the same task or body site, whose structures
-agree most with the target's (shared over all, by name); among equals the nearest one before it in the order of names,
-round the end of the list. So in a set where every case shows the same structures, case k is the reference of case k + 1.
+Every case is a target once. Its reference is the case of another subject, of the same task or body site, whose
+structures agree most with the target's (shared over all, by name); among equals the nearest one before it in the order
+of names, round the end of the list. So where every case shows the same structures, case k is the reference of k + 1.
 """
 
 from __future__ import annotations

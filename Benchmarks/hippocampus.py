@@ -1,0 +1,111 @@
+"""One reference, one target, 3-D: both parts of the hippocampus in MR, subjects that training never saw.
+
+The last 30 cases of msd_hippocampus by name are held out; the pairs are case k -> case k + 1, the first 20 of them.
+Beside `rau segment` stand copying the reference's mask (stretched onto the target) and ConvexAdam registration (PyPI
+convexAdam), from the same starting point. Models are loaded before the clock starts.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+import common
+import numpy as np
+
+from rau.errors import RauError
+from rau.evaluation.baselines import copied, registered
+from rau.evaluation.datasets import held_out_cases
+from rau.evaluation.metrics import dice_of_structures, mean, mean_of
+from rau.evaluation.pairs import Pair, chain
+from rau.evaluation.tables import print_table
+from rau.results import SegmentResult
+
+PAIRS = 20
+QUICK = 3
+REQUIRED = 0.78
+
+
+def baseline(pair: Pair, method: object) -> tuple[float, float]:
+    """Dice and seconds of `copied` or `registered`."""
+    reference, target, truth = common.read_pair(pair)
+    start = time.perf_counter()
+    labels = method(reference, target)
+    seconds = time.perf_counter() - start
+    return mean_of(dice_of_structures(truth, labels, reference.structures)) or 0.0, seconds
+
+
+def by_command(pair: Pair, arguments: Namespace) -> np.ndarray:
+    """The same pair through `rau segment` in a process of its own. (S, R, C) label values."""
+    from rau.volume.labels import read_labels
+
+    script = Path(sys.executable).with_name("rau")
+    start = [str(script)] if script.exists() else [sys.executable, "-c", "from rau.cli import main; main()"]
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.nii.gz"
+        files = ["--reference", pair.reference.image_path, "--labels", pair.reference.labels_path]
+        files += ["--target", pair.target.image_path, "--output", output]
+        same = ["--model", arguments.model, "--device", arguments.device, "--planes", arguments.planes]
+        subprocess.run([*start, "segment", *map(str, files), *same], check=True, capture_output=True)
+        return read_labels(output).array
+
+
+def same_by_command(pair: Pair, result: SegmentResult | None, arguments: Namespace) -> str:
+    """Empty when the command line gives the same voxels; else what is wrong."""
+    try:
+        found = by_command(pair, arguments)
+    except subprocess.CalledProcessError as problem:
+        return (
+            f"`rau segment` ended with {problem.returncode}: {problem.stderr.decode(errors='replace').strip()[-300:]}"
+        )
+    if result is None or found.shape != result.labels.array.shape:
+        return "`rau segment` gives another grid"
+    differing = int(np.count_nonzero(found != result.labels.array))
+    return f"`rau segment` differs in {differing} voxels" if differing else ""
+
+
+def main() -> int:
+    parser = common.options(__doc__)
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"how many pairs (default {PAIRS})")
+    arguments = parser.parse_args()
+    try:
+        pairs = chain(held_out_cases("msd_hippocampus"), QUICK if arguments.quick else arguments.pairs)
+        engine, settings = common.engine_for(arguments)
+    except RauError as problem:
+        return common.stop(problem)
+    baseline(pairs[0], registered)  # loads its libraries, so that the times below are of the work
+    rows, figures, problem = [], [], ""
+    for place, pair in enumerate(pairs):
+        outcome, result = common.run_pair(pair, engine, settings)
+        common.say(outcome.line())
+        copying, copying_seconds = baseline(pair, copied)
+        convex, convex_seconds = baseline(pair, registered)
+        if place == 0:
+            problem = same_by_command(pair, result, arguments)
+        rows.append([pair.label, outcome.dice, copying, convex, outcome.seconds, copying_seconds, convex_seconds])
+        more = {"convexadam": convex, "convexadam_seconds": convex_seconds, "copied_seconds": copying_seconds}
+        figures.append({**asdict(outcome), **more})
+    average = [mean(row[column] for row in rows) for column in range(1, 7)]
+    columns = ["pair", "rau segment", "copying", "ConvexAdam", "rau s", "copying s", "ConvexAdam s"]
+    print_table("Dice and seconds", columns, [*rows, ["mean", *average]])
+    failed = sum(bool(one["error"]) for one in figures)
+    common.say(problem or f"`rau segment` gives the same voxels as the engine ({pairs[0].label})")
+    names = ("dice", "copied", "convexadam", "seconds", "copied_seconds", "convexadam_seconds")
+    common.write_json(
+        arguments.json, {"pairs": figures, "means": dict(zip(names, average)), "versions": engine.versions()}
+    )
+    figure = average[0] or 0.0
+    common.say(
+        f"mean Dice {figure:.3f} (copying {common.number(average[1])}, ConvexAdam {common.number(average[2])}) over "
+        f"{len(rows) - failed} of {len(rows)} pairs, {common.number(average[3])} s a pair"
+    )
+    return int(arguments.check and (figure < REQUIRED or failed > 0 or bool(problem)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
