@@ -74,8 +74,10 @@ bench-quick: $(STAMPS)/dev ## the same on a few cases, in about a minute each
 	$(PY) Benchmarks/hippocampus.py --quick
 	$(PY) Benchmarks/evaluation_sets.py --quick
 
-screenshots: $(STAMPS)/dev ## the pictures in Docs/screenshots, made by the tests of the panel
+screenshots: $(STAMPS)/dev ## the pictures in Docs/screenshots, made by the demo and the tests of the panel
 	@$(PY) Testing/system_packages.py
+	$(VENV)/bin/rau demo --output build/demo
+	cp build/demo/overlay.png Docs/screenshots/demo.png
 	RAU_SCREENSHOTS=1 $(PY) -m pytest Testing/ui $(PYTEST_ARGS)
 
 gpu-check: $(STAMPS)/core ## the bundled model on CUDA against the CPU
