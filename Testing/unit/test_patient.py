@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+
 from rau.training.patient import ABSENT, patient_pair
 from rau.volume.terminology import parsed
 

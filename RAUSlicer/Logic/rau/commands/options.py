@@ -74,7 +74,7 @@ def with_settings(*, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[...,
         added = [parameter_of(name, SegmentSettings.model_fields[name]) for name in names]
         run.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in [*kept, *added]}
-        del run.__wrapped__  # type: ignore[attr-defined]
+        del run.__wrapped__
         return run
 
     return decorate

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 STAGES = {
-    "read": "reading",
+    "read": "preparing",
     "retrieve": "looking for like slices",
     "segment": "segmenting",
     "assemble": "assembling",

@@ -44,7 +44,7 @@ def run(files: Files, settings: SegmentSettings) -> SegmentResult:
 
     _check(files)
     with Reporter() as tell:
-        tell(StageEvent("read"))
+        tell(StageEvent("read", "reading files"))
         target = read_volume(files.target, series=files.series)
         check_output(files.output, is_single_slice=min(target.geometry.shape) == 1)
         references, notes = read_references(files)

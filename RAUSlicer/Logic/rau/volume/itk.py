@@ -10,7 +10,7 @@ import numpy as np
 
 from rau.errors import InputError
 from rau.volume.files import ending_of, quiet_stderr, refuse_foreign_data_file
-from rau.volume.nifti import count_not_finite
+from rau.volume.nifti import check_contents
 from rau.volume.volume import Geometry
 
 BROKEN_HINT = "The file is damaged, cut off or not what its ending says: copy or export it again"
@@ -41,8 +41,11 @@ def read_itk(path: Path, *, layers: bool = False) -> ItkImage:
             reader.ReadImageInformation()
             _check_header(path, reader, layers)
             image = reader.Execute()
-        if ending_of(path).startswith(".nii") and reader.GetPixelIDValue() in (sitk.sitkFloat32, sitk.sitkFloat64):
-            refuse_not_finite(count_not_finite(path), path.name)
+        if ending_of(path).startswith(".nii"):
+            contents = check_contents(path)
+            refuse_not_finite(contents.not_finite, path.name)
+            if contents.cut_off:
+                raise InputError(f"{path.name} is cut off: its end is missing", "Copy or export it again")
         header = {key: reader.GetMetaData(key) for key in _text_keys(reader)}
         if image.GetDimension() == 4:
             image = image[:, :, :, 0]
