@@ -115,18 +115,29 @@ def test_no_deformation_leaves_labels_where_they_are():
     assert torch.equal(synthetic.sample_labels(labels, grid), labels.long())
 
 
+def a_set(base, name: str, count: int, trainable: bool):
+    """A folder of empty cases as the labelled sets are laid out."""
+    import json
+
+    cases = {f"case_{k:03d}": {} for k in range(1, count + 1)}
+    for case in cases:
+        (base / name / case).mkdir(parents=True)
+    told = {"name": name, "modality": "MR", "dims": 3, "structures": {"1": "one"}, "cases": cases}
+    (base / name / "set.json").write_text(json.dumps({**told, "licence_allows_training": trainable}))
+
+
 def test_evaluation_sets_are_refused_for_training(tmp_path):
-    (tmp_path / "acdc_cine_mr" / "case_001").mkdir(parents=True)
+    a_set(tmp_path, "acdc_cine_mr", 3, False)
     with pytest.raises(InputError, match="may not be used for training"):
         cases_of(tmp_path, "acdc_cine_mr")
 
 
 def test_held_out_and_validation_cases_are_never_trained_on(tmp_path):
-    for k in range(1, 131):
-        (tmp_path / "msd_hippocampus" / f"case_{k:03d}").mkdir(parents=True)
+    a_set(tmp_path, "msd_hippocampus", 130, True)
     train, validation = cases_of(tmp_path, "msd_hippocampus")
     names = [c.name for c in [*train, *validation]]
-    assert len(train) == 94 and len(validation) == 6 and max(names) == "case_100" and not set(train) & set(validation)
+    assert len(train) == 94 and len(validation) == 6 and max(names) == "case_100"
+    assert not {c.name for c in train} & {c.name for c in validation}
 
 
 def test_a_mixture_draws_from_all_its_sources(anatomies, patients):

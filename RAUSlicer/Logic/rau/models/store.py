@@ -176,5 +176,6 @@ def write_model(
         full = Manifest.model_validate({**manifest, "files": files})
         (Path(scratch) / MANIFEST).write_text(json.dumps(full.model_dump(), indent=1) + "\n", encoding="utf-8")
         for name in [*weights, MANIFEST]:
+            (Path(scratch) / name).chmod(0o644)
             os.replace(Path(scratch) / name, folder / name)
     return open_model(folder)

@@ -12,50 +12,31 @@ from pathlib import Path
 import numpy as np
 
 from rau.errors import InputError
+from rau.evaluation.datasets import Case, training_cases
 from rau.training.data import Anatomies, Mixture, Patient, Patients, Source, as_patient
+from rau.volume.orientation import canonical
 
-TRAINABLE = (
-    "msd_hippocampus",
-    "synthseg_labelmaps",
-    "totalsegmentator",
-    "hc18",
-    "msd_prostate",
-    "sct_spinalcord",
-    "pyradiomics_brain",
-)
-HELD_OUT = {"msd_hippocampus": 30, "hc18": 6}  # last cases by name: for the benchmarks, never read here
 LANDMARKS = {"synthseg_labelmaps": (2, 41)}  # cerebral white matter: heads are cut at different necks
 VALIDATION = {"msd_hippocampus": 6, "hc18": 2, "synthseg_labelmaps": 2}  # the last of the rest
 
 
-def cases_of(data: Path, name: str) -> tuple[list[Path], list[Path]]:
-    """(training, validation) case folders of a set. Raises InputError where training is not allowed."""
-    if name not in TRAINABLE:
-        raise InputError(f"The set {name} may not be used for training", f"Allowed: {', '.join(TRAINABLE)}")
-    cases = sorted(path for path in (data / name).iterdir() if path.is_dir())
-    cases = cases[: len(cases) - HELD_OUT.get(name, 0)]
+def cases_of(data: Path, name: str) -> tuple[Sequence[Case], Sequence[Case]]:
+    """(training, validation) cases of a set. Raises InputError where training is not allowed."""
+    cases = training_cases(name, data)
     cut = len(cases) - VALIDATION.get(name, 0)
     return cases[:cut], cases[cut:]
 
 
-def read_patient(case: Path, landmarks: Sequence[int] = ()) -> Patient:
-    """A case folder as a `Patient`: LPS order, 8-bit by the same windows as at use."""
-    import SimpleITK as sitk
-
-    if (case / "labels.png").exists():
-        image = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "image.png")))
-        labels = sitk.GetArrayFromImage(sitk.ReadImage(str(case / "labels.png")))
-        return as_patient(eight_bit(image[None]), labels[None], (1.0, 1.0, 1.0))
-    maps = sitk.ReadImage(str(case / "labels.nii.gz"), sitk.sitkUInt16)
-    scan = None
-    if (case / "image.nii.gz").exists():
-        scan = sitk.ReadImage(str(case / "image.nii.gz"))
-    elif (case / "dicom").is_dir():
-        scan = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(case / "dicom")))
-        maps = sitk.Resample(maps, scan, sitk.Transform(), sitk.sitkNearestNeighbor)
-    maps = sitk.DICOMOrient(maps, "LPS")
-    pixels = None if scan is None else eight_bit(sitk.GetArrayFromImage(sitk.DICOMOrient(scan, "LPS")))
-    return as_patient(pixels, sitk.GetArrayFromImage(maps), maps.GetSpacing()[::-1], landmarks)
+def read_patient(case: Case, landmarks: Sequence[int] = ()) -> Patient:
+    """A case as a `Patient`: canonical orientation, 8-bit; an image where there is one."""
+    try:
+        shown = bool(case.image_path)
+    except InputError:
+        shown = False
+    image, labels = case.read() if shown else (None, case.read_labels())
+    maps, geometry, orientation = canonical(labels.array, labels.geometry)
+    pixels = None if image is None else eight_bit(orientation.forth(image.array))
+    return as_patient(pixels, maps, geometry.spacing, landmarks)
 
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
@@ -69,7 +50,6 @@ def eight_bit(image: np.ndarray) -> np.ndarray:
 def phantoms(seeds: Sequence[int]) -> list[Patient]:
     """Synthetic patients of `rau.training.patient`, two of each seed (the demo's seeds are below 100: never these)."""
     from rau.training.patient import patient_pair
-    from rau.volume.orientation import canonical
 
     people = []
     for seed in seeds:
