@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 
 import numpy as np
 
@@ -41,7 +42,8 @@ def registered(reference: Reference, target: Volume) -> LabelMap:
     moving, labels = stretched(image, grid.shape, linear=True), stretched(labels, grid.shape)
     pad = [(0, max(0, SMALLEST - n)) for n in grid.shape]
     pair = [np.pad(a, pad, mode="edge").astype(np.float32) for a in (fixed, moving)]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         shift = convex_adam_pt(*pair, dtype=torch.float32, device=torch.device("cpu"))
     inside = shift[tuple(slice(0, n) for n in grid.shape)]
     where = np.indices(grid.shape, dtype=np.float64) + np.moveaxis(inside, 3, 0)
