@@ -48,7 +48,7 @@ def test_batches_have_the_documented_shapes_and_repeat_with_their_seed(anatomies
     other = make_batch(anatomies, (5, 2), layout, 3, 4, 64)
     k = len(one.of)
     assert one.images.shape == (3, layout.frames, 3, 64, 64) and one.masks.shape == (k, layout.frames, 1, 64, 64)
-    assert 0 <= one.images.min() and one.images.max() <= 1 and set(one.masks.unique().tolist()) <= {0.0, 1.0}
+    assert one.images.min() >= 0 and one.images.max() <= 1 and set(one.masks.unique().tolist()) <= {0.0, 1.0}
     assert torch.equal(one.images, two.images) and torch.equal(one.masks, two.masks)
     assert not torch.equal(one.images, other.images)
 

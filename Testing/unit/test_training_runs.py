@@ -16,7 +16,16 @@ from rau.training import checkpoint, encoder, segmenter  # noqa: E402
 from rau.training.data import Anatomies  # noqa: E402
 from rau.training.pack import pack  # noqa: E402
 
-SMALL = dict(steps=4, small_steps=4, small_size=64, frames=4, structures=2, every=2, anatomies=3, warmup=1)
+SMALL = {
+    "steps": 4,
+    "small_steps": 4,
+    "small_size": 64,
+    "frames": 4,
+    "structures": 2,
+    "every": 2,
+    "anatomies": 3,
+    "warmup": 1,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ def smooth_noise(rng: Rng, size: int, cells: int, channels: int = 1) -> np.ndarr
 def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """(y, x) in -1 to 1, each (size, size)."""
     line = np.linspace(-1, 1, size, dtype=np.float32)
-    return np.meshgrid(line, line, indexing="ij")  # type: ignore[return-value]
+    return np.meshgrid(line, line, indexing="ij")
 
 
 def body(rng: Rng, size: int) -> np.ndarray:
