@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from integration.worker_side import job_message
+from integration.worker_side import WorkerProcess, job_message
+
+from rau.volume.volume import Volume
 
 pytest.importorskip("sam2")
 
@@ -98,6 +101,55 @@ def test_the_worker_leaves_when_its_input_ends_even_in_a_job(worker, tmp_path, p
     start = time.perf_counter()
     assert worker.end() == 0
     assert time.perf_counter() - start < 10
+
+
+LITTLE_MEMORY = """
+import resource, sys
+import rau.pipeline, rau.preparation, rau.models.engine, rau.sam.propagation, rau.sam.build, rau.worker.process as p
+import torch, sam2, scipy.ndimage, transformers.models.dinov2.modeling_dinov2
+torch.set_num_threads(1)
+load = rau.models.engine.load_engine
+def load_then_limit(settings):
+    engine = load(settings)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
+    return engine
+rau.models.engine.load_engine = load_then_limit
+sys.exit(p.main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_out_of_memory_is_told_and_survived(environment, tmp_path, pair, random_model):
+    """A real limit, set once the model is loaded; the second job is small again."""
+    reference, (target, _) = pair
+    large = Volume(np.resize(target.array, (300, 512, 512)), replace(target.geometry, shape=(300, 512, 512)), "CT")
+    worker = WorkerProcess(environment, "-c", LITTLE_MEMORY)
+    try:
+        worker.send(op="hello", protocol=1, folder=str(tmp_path))
+        worker.until("ready")
+        chosen = {"model": str(random_model), "threads": 1}
+        worker.send(**job_message(tmp_path, 1, reference, large, **chosen))
+        answer = worker.until("error", "done")[-1]
+        assert answer["kind"] == "OutOfMemory", answer
+        assert answer["hint"]
+        worker.send(**job_message(tmp_path, 2, reference, target, **chosen))
+        assert worker.until("error", "done")[-1]["event"] == "done"
+        assert worker.end() == 0
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+
+
+def test_other_threads_load_the_engine_again(worker, tmp_path, pair, random_model):
+    reference, (target, _) = pair
+    worker.send(op="hello", protocol=1, folder=str(tmp_path))
+    worker.until("ready")
+    loads = []
+    for job, threads in enumerate((1, 1, 2)):
+        worker.send(**job_message(tmp_path, job, reference, target, model=str(random_model), threads=threads))
+        loads.append([e["stage"] for e in worker.until("done") if e["event"] == "stage"].count("load"))
+    assert loads == [1, 0, 1]
 
 
 def test_quit_ends_the_process(worker, tmp_path):

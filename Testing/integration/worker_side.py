@@ -54,9 +54,9 @@ def job_message(folder: Path, job: int, reference: Reference, target: Volume, **
 class WorkerProcess:
     """The other side of a real worker process: send messages, wait for events."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], *how: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rau.worker"],
+            [sys.executable, *(how or ("-m", "rau.worker"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

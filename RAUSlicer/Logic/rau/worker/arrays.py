@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ def open_array(folder: Path, name: str, mode: str = "r") -> np.ndarray:
         raise ProtocolError(f"The array {Path(name).name} is not in the worker's folder")
     try:
         array = np.load(path, mmap_mode="r+" if mode == "r+" else "r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):
+    except (ValueError, OSError, EOFError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise MemoryError from None
         raise ProtocolError(f"The array {name} cannot be read") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ProtocolError(f"The array {name} holds no plain numbers")

@@ -46,6 +46,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the machine or of the GPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
     text = str(error).lower() if isinstance(error, RuntimeError) else ""
     return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
