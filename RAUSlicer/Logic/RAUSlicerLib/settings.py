@@ -1,0 +1,44 @@
+"""The panel's choices, and what becomes of them in the engine's `SegmentSettings` (a test holds both equal)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from RAUSlicerLib.i18n import tr as _
+
+MODELS = (
+    ("auto", _("Automatic: bundled rau-mini")),
+    ("rau-mini", _("rau-mini: bundled, runs on a CPU")),
+    ("rau-7b", _("rau-7b: needs a CUDA GPU")),
+)
+DEVICES = (("auto", _("Automatic")), ("cpu", _("CPU")), ("cuda", _("GPU (CUDA)")))
+PLANES = (
+    ("auto", _("Automatic: by the shape of the voxels")),
+    ("acquisition", _("Acquisition plane: fastest")),
+    ("all", _("All three: slower, smoother")),
+)
+REFERENCES_PER_SLICE = (1, 7, 3)  # least, most, default
+
+
+@dataclass(frozen=True)
+class Choices:
+    """structures: names that are wanted; all: every one of the references is."""
+
+    structures: tuple[str, ...]
+    all: bool
+    model: str = "auto"
+    model_folder: str = ""
+    device: str = "auto"
+    planes: str = "auto"
+    references_per_slice: int = REFERENCES_PER_SLICE[2]
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of `rau.settings.SegmentSettings`; those that the panel does not show keep their defaults."""
+        return {
+            "structures": [] if self.all else list(self.structures),
+            "model": self.model_folder.strip() or self.model,
+            "device": self.device,
+            "planes": self.planes,
+            "references_per_slice": int(self.references_per_slice),
+        }

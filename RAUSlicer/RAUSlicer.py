@@ -1,0 +1,491 @@
+"""RAUSlicer: segment a volume from annotated reference volumes. Module, parameter node, panel, logic, self test."""
+
+import os
+import sys
+import uuid
+from typing import Annotated
+
+import qt
+import slicer
+import vtk
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+_LOGIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Logic")
+if _LOGIC not in sys.path:
+    sys.path.insert(0, _LOGIC)
+
+from RAUSlicerLib import environment, preflight, settings, wording  # noqa: E402
+from RAUSlicerLib.inputs import ReferenceNodes, SceneInputs, key_of, structures_of  # noqa: E402
+from RAUSlicerLib.message_area import MessageArea  # noqa: E402
+from RAUSlicerLib.problems import Problem  # noqa: E402
+from RAUSlicerLib.qt_process import QtProcess, later  # noqa: E402
+from RAUSlicerLib.reference_rows import ReferenceRows  # noqa: E402
+from RAUSlicerLib.run import Run  # noqa: E402
+from RAUSlicerLib.structure_list import StructureList  # noqa: E402
+from RAUSlicerLib.worker_client import WorkerClient  # noqa: E402
+from RAUSlicerLib.writer import ResultWriter, remove_run, segments_of_run  # noqa: E402
+
+KEEP_SECONDS = 600.0
+PYTHON_SETTING = "RAUSlicer/Python"
+
+
+class RAUSlicer(ScriptedLoadableModule):
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("RAUSlicer")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        parent.dependencies = []
+        parent.contributors = ["The RAUSlicer developers"]
+        parent.helpText = _(
+            "Segments a volume from one or several reference volumes that carry a segmentation already. "
+            "Everything runs on this computer. For research, not for clinical use."
+        )
+        parent.acknowledgementText = _("SAM2 (Meta), DINOv2 (Meta), after RAU and RCMed.")
+
+
+@parameterNodeWrapper
+class RAUSlicerParameterNode:
+    """The state of the panel; saved with the scene.
+
+    referenceVolumes and referenceSegmentations go together by their place. excludedStructures: names that are not checked.
+    The rest: fields of `rau.settings.SegmentSettings`. lastRun: which segments the undo removes.
+    """
+
+    referenceVolumes: list[vtkMRMLScalarVolumeNode]
+    referenceSegmentations: list[vtkMRMLSegmentationNode]
+    targetVolume: vtkMRMLScalarVolumeNode
+    outputSegmentation: vtkMRMLSegmentationNode
+    excludedStructures: list[str]
+    model: str = "auto"
+    modelFolder: str = ""
+    device: str = "auto"
+    planes: str = "auto"
+    referencesPerSlice: Annotated[int, WithinRange(1, 7)] = 3
+    keepLoaded: bool = True
+    lastRun: str = ""
+
+
+class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self._parameterNode = None
+        self._guiTag = None
+        self._updating = False
+        self._updateAsked = False
+        self._entered = False
+        self._watched = set()
+        self._readiness = None
+
+    # -- life cycle
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        panel = slicer.util.loadUI(self.resourcePath("UI/RAUSlicer.ui"))
+        self.layout.addWidget(panel)
+        self.ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
+        self.logic = RAUSlicerLogic()
+        self.logic.client.on_state = self._showWorker
+        self.references = ReferenceRows(self.ui.referencesArea, self._onReferences)
+        self.structures = StructureList(self.ui.structuresTree, self._onStructures)
+        self.message = MessageArea(self.ui.messageFrame, self.ui.messageSign, self.ui.messageLabel)
+        self._fillChoices()
+        self.ui.pythonEdit.currentPath = slicer.app.userSettings().value(PYTHON_SETTING, "") or ""
+        self._connect()
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        slicer.app.connect("aboutToQuit()", self._onQuit)
+        self._showWorker("stopped")
+        self._showIdle()
+        self.initializeParameterNode()
+
+    def _connect(self):
+        for name, function in (
+            ("addReferenceButton", self.references.add),
+            ("allButton", lambda: self.structures.check_all(True)),
+            ("noneButton", lambda: self.structures.check_all(False)),
+            ("segmentButton", self.onSegmentButton),
+            ("undoButton", self.onUndoButton),
+            ("editButton", self.onEditButton),
+            ("releaseButton", self.onReleaseButton),
+        ):
+            getattr(self.ui, name).connect("clicked(bool)", lambda checked=False, f=function: f())
+        self.ui.pythonEdit.connect("currentPathChanged(QString)", self._onPython)
+
+    def _fillChoices(self):
+        self._choices = (
+            (self.ui.modelBox, "model", settings.MODELS),
+            (self.ui.deviceBox, "device", settings.DEVICES),
+            (self.ui.planesBox, "planes", settings.PLANES),
+        )
+        for box, name, choices in self._choices:
+            for value, text in choices:
+                box.addItem(text, value)
+            box.connect("currentIndexChanged(int)", lambda index, b=box, n=name: self._onChoice(b, n))
+
+    def cleanup(self):
+        slicer.app.disconnect("aboutToQuit()", self._onQuit)
+        self.logic.close()
+        self.setParameterNode(None)
+        self.references.close()
+        self.removeObservers()
+
+    def enter(self):
+        self._entered = True
+        self.initializeParameterNode()
+
+    def exit(self):
+        self._entered = False
+
+    def onSceneStartClose(self, caller, event):
+        self.logic.abandon()
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event):
+        self.message.show(None)
+        self._showIdle()
+        if self._entered:
+            self.initializeParameterNode()
+
+    def _onQuit(self):
+        self.logic.close()
+
+    def initializeParameterNode(self):
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, node):
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._askUpdate)
+        self._parameterNode = node
+        if node is not None:
+            self._guiTag = node.connectGui(self.ui)
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._askUpdate)
+            self._update()
+
+    # -- from the panel to the parameter node
+    def _onReferences(self):
+        if self._parameterNode is None:
+            return
+        chosen = self.references.references()
+        blocked = self._parameterNode.StartModify()
+        try:
+            self._parameterNode.referenceVolumes = [one.volume for one in chosen]
+            self._parameterNode.referenceSegmentations = [one.segmentation for one in chosen]
+        finally:
+            self._parameterNode.EndModify(blocked)
+        self._askUpdate()
+
+    def _onStructures(self):
+        if self._parameterNode is not None:
+            self._parameterNode.excludedStructures = self.structures.excluded()
+            self._askUpdate()
+
+    def _onChoice(self, box, name):
+        if self._parameterNode is not None and not self._updating:
+            setattr(self._parameterNode, name, box.itemData(box.currentIndex))
+
+    def _onPython(self, path):
+        slicer.app.userSettings().setValue(PYTHON_SETTING, path)
+        self._askUpdate()
+
+    # -- from the parameter node to the panel
+    def _askUpdate(self, caller=None, event=None):
+        """One update for many changes."""
+        if not self._updateAsked:
+            self._updateAsked = True
+            later(0.0, self._update)
+
+    def _update(self):
+        self._updateAsked = False
+        if self._parameterNode is None or self._updating:
+            return
+        self._updating = True
+        try:
+            for box, name, _choices in self._choices:
+                box.setCurrentIndex(max(0, box.findData(getattr(self._parameterNode, name))))
+            if not self.logic.running():
+                self._showReferences()
+                self._showReadiness()
+            self._showResultButtons()
+        finally:
+            self._updating = False
+
+    def _showReferences(self):
+        chosen = self._chosen()
+        if chosen or not self.references.unfinished():
+            self.references.show(chosen)
+        everything = structures_of(chosen)
+        self.structures.show(everything, self._parameterNode.excludedStructures)
+        wanted = self.structures.wanted()
+        self.ui.structureCountLabel.text = (
+            _("{k} of {n} checked").format(k=len(wanted), n=len(everything)) if everything else ""
+        )
+        self._observeSegments(chosen)
+
+    def _chosen(self):
+        pairs = zip(self._parameterNode.referenceVolumes, self._parameterNode.referenceSegmentations)
+        return [ReferenceNodes(volume, seg) for volume, seg in pairs if volume is not None and seg is not None]
+
+    def _observeSegments(self, chosen):
+        """Structures follow what the user does to the segments of a reference."""
+        events = (slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved)
+        events += (slicer.vtkSegmentation.SegmentModified,)
+        watched = {(one.segmentation.GetSegmentation(), event) for one in chosen for event in events}
+        for segmentation, event in self._watched - watched:
+            self.removeObserver(segmentation, event, self._askUpdate)
+        for segmentation, event in watched - self._watched:
+            self.addObserver(segmentation, event, self._askUpdate)
+        self._watched = watched
+
+    def _problem(self):
+        """Why the run cannot start; None when it can."""
+        node = self._parameterNode
+        try:
+            preflight.check(
+                self._chosen(),
+                node.targetVolume,
+                self.structures.wanted(),
+                node.outputSegmentation,
+                self.references.unfinished(),
+            )
+            self.logic.launch(self.ui.pythonEdit.currentPath)
+        except Problem as problem:
+            return problem
+        return None
+
+    def _showReadiness(self):
+        problem = self._problem()
+        self.ui.segmentButton.enabled = problem is None
+        self.ui.segmentButton.toolTip = str(problem) if problem else _("Segment the target from the references")
+        shown = self.message.notice
+        if problem is not None:
+            self._readiness = wording.problem_notice(problem)
+            self.message.show(self._readiness)
+        elif shown is not None and shown == self._readiness:
+            self.message.show(None)
+
+    # -- the run
+    def onSegmentButton(self):
+        if self.logic.running():
+            self.logic.run.cancel()
+            return
+        node = self._parameterNode
+        wanted = self.structures.wanted()
+        choices = settings.Choices(
+            structures=tuple(one.name for one in wanted),
+            all=len(wanted) == len(self.structures.structures),
+            model=node.model,
+            model_folder=node.modelFolder,
+            device=node.device,
+            planes=node.planes,
+            references_per_slice=node.referencesPerSlice,
+        )
+        self.message.show(None)
+        self.structures.show_results({})
+        self.logic.keepLoaded = node.keepLoaded
+        output, python = node.outputSegmentation, self.ui.pythonEdit.currentPath
+        try:
+            self.logic.segment(
+                self._chosen(), node.targetVolume, output, choices, python, self._showRun, self._onOutputMade
+            )
+        except Problem as problem:
+            self.message.show(wording.problem_notice(problem))
+
+    def _onOutputMade(self, segmentation):
+        if self._parameterNode is not None:
+            self._parameterNode.outputSegmentation = segmentation
+
+    def _showRun(self, state):
+        if self._parameterNode is None:
+            return
+        self._enableInputs(state.over)
+        self.ui.segmentButton.text = _("Segment from reference") if state.over else _("Cancel")
+        self.ui.segmentButton.enabled = state.over or state.phase != "cancelling"
+        self.ui.segmentButton.toolTip = "" if state.over else _("Stop; the scene becomes what it was before the run")
+        self.ui.progressFrame.visible = not state.over
+        value, maximum = wording.progress_value(state)
+        self.ui.progressBar.maximum = maximum
+        self.ui.progressBar.value = value
+        self.ui.progressLabel.text = wording.progress_text(state)
+        if state.over:
+            self._showOutcome(state)
+
+    def _showOutcome(self, state):
+        if state.phase == "done":
+            self._parameterNode.lastRun = self.logic.runId
+            results = {one["value"]: wording.structure_result(one) for one in state.report["structures"]}
+            self.structures.show_results(results)
+        self._update()
+        self.message.show(wording.outcome(state))
+
+    def _showIdle(self):
+        self.ui.segmentButton.text = _("Segment from reference")
+        self.ui.progressFrame.visible = False
+        self._enableInputs(True)
+
+    def _enableInputs(self, enabled):
+        self.references.enable(enabled)
+        for name in (
+            "addReferenceButton",
+            "targetSelector",
+            "outputSelector",
+            "structuresTree",
+            "allButton",
+            "noneButton",
+        ):
+            getattr(self.ui, name).enabled = enabled
+        for name in ("modelBox", "deviceBox", "planesBox", "referencesPerSliceBox", "modelFolderEdit", "pythonEdit"):
+            getattr(self.ui, name).enabled = enabled
+
+    # -- after the run
+    def _showResultButtons(self):
+        node = self._parameterNode.outputSegmentation
+        mine = bool(node and segments_of_run(node, self._parameterNode.lastRun)) and not self.logic.running()
+        self.ui.resultArea.visible = mine
+        self.ui.show3DButton.setSegmentationNode(node if mine else None)
+
+    def onUndoButton(self):
+        node, run = self._parameterNode.outputSegmentation, self._parameterNode.lastRun
+        if node is not None and run and not self.logic.running():
+            count = remove_run(node, run)
+            self._parameterNode.lastRun = ""
+            self.structures.show_results({})
+            self._update()
+            self.message.show(wording.Notice("info", _("The run is undone: {n} segments removed").format(n=count)))
+
+    def onEditButton(self):
+        """The Segment Editor on the result."""
+        node = self._parameterNode
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        editor.setSegmentationNode(node.outputSegmentation)
+        editor.setSourceVolumeNode(node.targetVolume)
+
+    def onReleaseButton(self):
+        if not self.logic.running():
+            self.logic.client.stop()
+
+    def _showWorker(self, state):
+        texts = {"stopped": _("not running"), "starting": _("starting"), "ready": _("loaded, waiting")}
+        device = str(self.logic.client.ready.get("device", "")) if state != "stopped" else ""
+        text = texts.get(state, _("at work"))
+        self.ui.workerLabel.text = f"{text} ({device})" if device else text
+        self.ui.releaseButton.enabled = state == "ready"
+
+
+class RAUSlicerLogic(ScriptedLoadableModuleLogic):
+    """One worker process and one run at a time. Of use to scripts as well: `process` waits for the result."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleLogic.__init__(self, parent)
+        self.client = WorkerClient(QtProcess, later)
+        self.run = None
+        self.runId = ""
+        self.keepLoaded = True
+
+    def getParameterNode(self):
+        return RAUSlicerParameterNode(super().getParameterNode())
+
+    def running(self):
+        return self.run is not None and not self.run.state.over
+
+    @staticmethod
+    def launch(python=""):
+        """How the worker is started. Raises Problem when there is no Python for it."""
+        try:
+            base = dict(slicer.util.startupEnvironment())
+        except Exception:  # a host without a launcher
+            base = dict(os.environ)
+        return environment.launch(python, {**base, **{n: os.environ[n] for n in ("RAU_PYTHON",) if n in os.environ}})
+
+    def segment(self, references, target, output, choices, python, onState, onMade=lambda node: None):
+        """Start a run; onState gets every `RunState`. Raises Problem when it cannot start."""
+        structures = structures_of(references)
+        names = {key_of(name) for name in choices.structures}
+        wanted = [one for one in structures if choices.all or key_of(one.name) in names]
+        preflight.check(references, target, wanted, output)
+        launch = self.launch(python)
+        self.runId = uuid.uuid4().hex
+        inputs = SceneInputs(target, references, structures, choices.settings())
+        writer = ResultWriter(target, output, wanted, self.runId, onMade)
+        self.run = Run(inputs, writer, self.client, launch, later, lambda state: self._onState(state, onState))
+        self.run.start()
+        return self.run
+
+    def _onState(self, state, onState):
+        onState(state)
+        if state.over:
+            run = self.run
+            later(KEEP_SECONDS if self.keepLoaded else 0.0, lambda: self._release(run))
+
+    def _release(self, run):
+        """Let the worker go when nothing has happened since that run."""
+        if self.run is run and not self.running():
+            self.client.stop()
+
+    def process(self, references, target, output=None, choices=None, python=""):
+        """Segment and wait for it; returns the segmentation. Raises Problem."""
+        choices = choices or settings.Choices(structures=(), all=True)
+        loop = qt.QEventLoop()
+        made = [output]
+        run = self.segment(
+            references, target, output, choices, python, lambda state: state.over and loop.quit(), made.append
+        )
+        if not run.state.over:
+            loop.exec_() if hasattr(loop, "exec_") else loop.exec()
+        if run.state.phase != "done":
+            raise run.state.problem or Problem(_("Cancelled"))
+        return made[-1]
+
+    def abandon(self):
+        """The scene goes away."""
+        if self.run is not None:
+            self.run.abandon()
+
+    def close(self):
+        """End run and worker; waits a moment for the process to go."""
+        self.abandon()
+        self.client.stop(wait=1.0)
+
+
+class RAUSlicerTest(ScriptedLoadableModuleTest):
+    """Segments one phantom from another with the bundled model; skipped where no Python has the engine."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear(0)
+
+    def runTest(self):
+        self.setUp()
+        self.test_SegmentFromReference()
+
+    def test_SegmentFromReference(self):
+        try:
+            RAUSlicerLogic.launch()
+        except Problem as problem:
+            self.skipTest(str(problem))
+        from RAUSlicerLib.phantom import phantom
+
+        reference, target = phantom("Reference", seed=1), phantom("Target", seed=2, annotated=False)
+        logic = RAUSlicerLogic()
+        try:
+            result = logic.process([ReferenceNodes(*reference)], target[0])
+        finally:
+            logic.close()
+        names = [
+            result.GetSegmentation().GetNthSegment(i).GetName()
+            for i in range(result.GetSegmentation().GetNumberOfSegments())
+        ]
+        self.assertTrue(set(names) <= {"liver", "spleen", "lesion"} and names)
+        self.delayDisplay(_("Test passed"))
