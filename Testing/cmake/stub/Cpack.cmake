@@ -1,0 +1,1 @@
+# Packaging belongs to the real Slicer build.

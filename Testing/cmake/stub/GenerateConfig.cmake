@@ -1,0 +1,10 @@
+# All extension metadata is set, and each of it is one quoted string.
+foreach(field HOMEPAGE CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS)
+  if(NOT EXTENSION_${field})
+    message(SEND_ERROR "EXTENSION_${field} is not set")
+  endif()
+  list(LENGTH EXTENSION_${field} parts)
+  if(parts GREATER 1)
+    message(SEND_ERROR "EXTENSION_${field} must be one quoted string")
+  endif()
+endforeach()
