@@ -53,6 +53,8 @@ class Task:
 
 
 class Source(Protocol):
+    removal: float
+
     def draw(self, rng: Rng, layout: Layout) -> Task: ...
 
 
@@ -83,6 +85,8 @@ def remove_one(rng: Rng, labels: np.ndarray, layout: Layout) -> None:
 class Anatomies:
     """A pool of random anatomies; every use is a new pair of subjects."""
 
+    removal = 0.3  # chance that the target lacks a structure of the reference
+
     def __init__(self, seed: int, count: int = 1200, cache: Path | None = None) -> None:
         path = cache / f"anatomies-{seed}-{count}.npy" if cache else None
         if path and path.exists():
@@ -98,7 +102,7 @@ class Anatomies:
     def draw(self, rng: Rng, layout: Layout) -> Task:
         one = turn(rng, np.array(self.pool[rng.integers(len(self.pool))])[None])
         labels = np.repeat(one, layout.frames, 0)
-        if rng.random() < 0.3:
+        if rng.random() < self.removal:
             remove_one(rng, labels, layout)
         return Task(labels, None, subjects_of(rng, layout, 0.5), float(rng.uniform(0.4, 1.2)), 0.25)
 
@@ -182,6 +186,7 @@ class Patients:
         self, patients: Sequence[Patient], planes: Sequence[int] = (0, 1, 2), real: float = 0.7, same: float = 0.2
     ) -> None:
         self.patients, self.planes, self.real, self.same = list(patients), tuple(planes), real, same
+        self.removal = 0.25
 
     def _levels(self, rng: Rng, patient: Patient, axis: int, middle: float, n: int) -> list[int]:
         first, last = patient.extents[axis]
@@ -219,7 +224,7 @@ class Patients:
         stacked = turn(rng, np.concatenate(frames))
         labels = np.ascontiguousarray(stacked[0::2]).astype(np.uint8)
         images = np.ascontiguousarray(stacked[1::2]) if real else None
-        if not real and rng.random() < 0.25:
+        if not real and rng.random() < self.removal:
             remove_one(rng, labels, layout)
         amount = float(rng.uniform(0.7, 1.2)) if same else float(rng.uniform(0.0, 0.45))
         return Task(labels, images, subjects_of(rng, layout, 0.0), amount, 0.08)
@@ -235,5 +240,12 @@ class Mixture:
         weights = np.array([weight for _, weight, _ in self.sources])
         return self.sources[int(rng.choice(len(weights), p=weights / weights.sum()))][2].draw(rng, layout)
 
-    def source(self, name: str) -> Source:
-        return next(source for one, _, source in self.sources if one == name)
+    @property
+    def removal(self) -> float:
+        """Chance that a rendered target lacks a structure of the reference; set it for all sources at once."""
+        return float(np.mean([source.removal for _, _, source in self.sources]))
+
+    @removal.setter
+    def removal(self, chance: float) -> None:
+        for _, _, source in self.sources:
+            source.removal = chance

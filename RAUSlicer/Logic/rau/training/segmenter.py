@@ -29,7 +29,8 @@ from rau.training.sets import mixtures
 class SegmenterTraining:
     """How to train. steps: optimiser steps in all; small_steps: of those, first ones at `small_size` pixels.
 
-    ramp: steps over which the tasks grow from easy to hard. cooldown: fraction of the steps, at the end, over which the
+    ramp: steps over which the tasks grow from easy to hard; afterwards more structures are absent, and the gate counts
+    twice. cooldown: fraction of the steps, at the end, over which the
     learning rate falls to 3 %. frames: slices a step. structures: at most so many of each task. every: steps between
     validations. data: folder of the labelled sets. minutes: stop after so long (the same call resumes); 0: no limit.
     """
@@ -93,7 +94,7 @@ def dice_of(probability: torch.Tensor, truth: torch.Tensor, smooth: float = 1.0)
     return (2 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)
 
 
-def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor, gate_weight: float = 0.5) -> torch.Tensor:
     """5 BCE + Dice of the present structures + presence BCE + IoU error. truth: (K, 1, S, S); present: (K,) bool."""
     logits = F.interpolate(masks.logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
     gate = F.binary_cross_entropy_with_logits(masks.presence, present.float())
@@ -105,7 +106,7 @@ def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor) -> torch.T
         hard = (logits > 0).float()
         both = (hard * truth).flatten(1).sum(1)
         iou = both / (hard.flatten(1).sum(1) + truth.flatten(1).sum(1) - both).clamp(min=1)
-    return mask + 0.5 * gate + 0.5 * F.l1_loss(masks.iou[present], iou)
+    return mask + gate_weight * gate + 0.5 * F.l1_loss(masks.iou[present], iou)
 
 
 @torch.no_grad()
@@ -180,7 +181,9 @@ class Run:
         batch = make_batch(source, (s.seed, self.step), layout, tasks, s.structures, size, difficulty)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
-        loss = loss_of(predict(self.segmenter, batch, rng), batch.masks[:, layout.target], batch.present)
+        masks = predict(self.segmenter, batch, rng)
+        gate = 0.5 if self.step < s.ramp else 1.0
+        loss = loss_of(masks, batch.masks[:, layout.target], batch.present, gate)
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -197,7 +200,10 @@ def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
     )
     start, before, losses, log = time.time(), run.progress.seconds, [], run.folder / "log.csv"
     while run.step < settings.steps:
-        losses.append(run.train_step(sources.small if run.step < settings.small_steps else sources.full))
+        source = sources.small if run.step < settings.small_steps else sources.full
+        if run.step >= settings.ramp:
+            source.removal = 0.55
+        losses.append(run.train_step(source))
         run.progress.seconds = before + time.time() - start
         out_of_time = bool(settings.minutes) and time.time() - start > settings.minutes * 60
         if run.step % 50 == 0:
