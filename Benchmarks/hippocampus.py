@@ -45,7 +45,11 @@ def by_command(pair: Pair, arguments: Namespace) -> np.ndarray:
     from rau.volume.labels import read_labels
 
     script = Path(sys.executable).with_name("rau")
-    start = [str(script)] if script.exists() else [sys.executable, "-c", "from rau.cli import main; main()"]
+    start = (
+        [str(script)]
+        if script.exists()
+        else [sys.executable, "-c", "import sys; from rau.cli import main; sys.exit(main())"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.nii.gz"
         files = ["--reference", pair.reference.image_path, "--labels", pair.reference.labels_path]

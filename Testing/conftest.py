@@ -9,7 +9,6 @@ import pytest
 
 # One thread a test process: the figures do not depend on the machine, and small models are faster so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from rau.evaluation.datasets import find_data
 

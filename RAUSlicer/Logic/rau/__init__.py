@@ -4,4 +4,10 @@ Never imports slicer, qt or vtk. Heavy packages (torch, transformers, sam2) are 
 need them, so `import rau` and `rau --help` stay fast.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# Threads that wait for each other sleep. By default torch's spin, and on a machine with other work that takes many times
+# as long. It counts only when set before torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
