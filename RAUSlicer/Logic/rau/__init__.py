@@ -8,6 +8,6 @@ import os
 
 __version__ = "0.1.0"
 
-# Threads that wait for each other sleep. By default torch's spin, and on a machine with other work that takes many times
-# as long. It counts only when set before torch is loaded.
+# Threads that wait for each other sleep. By default torch's spin, and on a machine with other work a run then takes ten
+# times as long. It counts only when set before torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
