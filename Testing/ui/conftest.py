@@ -1,0 +1,105 @@
+"""Fixtures of the tests that need Slicer's libraries: the host, the panel, a case, pictures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import host as test_host
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "RAUSlicer" / "RAUSlicer.py"
+SHAPE = (32, 96, 96)
+PICTURES = ROOT / "Docs" / "screenshots"
+
+
+@pytest.fixture(scope="session")
+def booted() -> Any:
+    reason = test_host.why_not()
+    if reason:
+        pytest.skip(reason)
+    from host.session import start
+
+    return start()
+
+
+@pytest.fixture
+def host(booted: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The host with an empty scene; panels that the test opened are closed after it."""
+    monkeypatch.setenv("RAU_PYTHON", sys.executable)
+    booted.clear()
+    yield booted
+    booted.close_modules()
+    booted.clear()
+
+
+@pytest.fixture
+def panel(host: Any) -> Any:
+    """The module's widget, as it stands after its panel was opened."""
+    return host.open_module(MODULE)
+
+
+@dataclass
+class Case:
+    """Two patients in the scene: an annotated one, and one without annotation, whose truth only the test knows."""
+
+    reference: Any
+    segmentation: Any
+    target: Any
+    truth: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def patients() -> Any:
+    """Two synthetic patients; the first organ of the reference is missing in the target."""
+    from rau.training.patient import patient_pair
+
+    return patient_pair(7, SHAPE)
+
+
+@pytest.fixture
+def case(host: Any, patients: Any) -> Case:
+    from scene import segmentation_node, volume_node
+
+    reference, (target, labels) = patients[0], patients[1]
+    image = volume_node(reference.image, "Reference CT")
+    segmentation = segmentation_node(reference.labels, image, "Reference segmentation")
+    truth = {one.name: labels.array == one.value for one in labels.structures}
+    return Case(image, segmentation, volume_node(target, "Target CT"), truth)
+
+
+@pytest.fixture
+def chosen(host: Any, panel: Any, case: Case) -> Any:
+    """The panel with reference and target picked through its selectors."""
+    panel.references.rows[0].segmentation.setCurrentNode(case.segmentation)
+    panel.ui.targetSelector.setCurrentNode(case.target)
+    host.spin(lambda: panel.ui.segmentButton.enabled, 2)
+    return panel
+
+
+@pytest.fixture
+def picture(host: Any) -> Callable[[str, Any], None]:
+    """Save a widget or pixels under Docs/screenshots; only with RAU_SCREENSHOTS=1."""
+
+    def save(name: str, what: Any) -> None:
+        if os.environ.get("RAU_SCREENSHOTS") != "1":
+            return
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        path = PICTURES / f"{name}.png"
+        if isinstance(what, np.ndarray):
+            from PIL import Image
+
+            Image.fromarray(what).save(path)
+        else:
+            host.app.processEvents()
+            assert what.grab().save(str(path))
+
+    return save

@@ -1,0 +1,14 @@
+"""Modules that exist only once the host has been started."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def slicer() -> Any:
+    return importlib.import_module("slicer")
+
+
+def qt() -> Any:
+    return importlib.import_module("qt")
