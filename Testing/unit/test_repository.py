@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,43 @@ def test_readme_links_lead_somewhere():
 def test_files_stay_readable():
     for path in (LOGIC / "rau").rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, f"{path.name} wants to be two files"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_engine_and_its_model_and_nothing_else(tmp_path):
+    """Built as `make wheel` does, without a build environment of its own; then used from where it was unpacked."""
+    pytest.importorskip("hatchling")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("rauslicer-*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        file.extractall(tmp_path / "site")
+    engine = {path.relative_to(LOGIC).as_posix() for path in (LOGIC / "rau").rglob("*.py")}
+    models = ROOT / "RAUSlicer" / "Resources" / "Models"
+    shipped = {f"rau/_models/{p.relative_to(models).as_posix()}" for p in models.rglob("*") if p.is_file()}
+    assert {name for name in names if ".dist-info/" not in name} == engine | shipped
+    code = "import rau, rau.models.store as s; print(rau.__file__); print(*s.known_models())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "RAU_MODELS": str(tmp_path / "none")}
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert str(tmp_path / "site") in told
+    assert set(told.splitlines()[1].split()) == {path.name for path in models.iterdir() if path.is_dir()}
+
+
+def test_a_missing_system_library_is_named_by_its_package(monkeypatch, capsys):
+    import system_packages
+
+    monkeypatch.setattr(system_packages.sys, "platform", "linux")
+    monkeypatch.setattr(system_packages, "LIBRARIES", {"libc.so.6": "libc6", "libnowhere.so.7": "libnowhere7"})
+    assert "libnowhere7" in system_packages.missing() and "libc6" not in system_packages.missing()
+    assert system_packages.main([]) == 1
+    assert "apt-get install libnowhere7" in capsys.readouterr().err
+    assert system_packages.main(["--missing"]) == 0
+    assert "libnowhere7" in capsys.readouterr().out
