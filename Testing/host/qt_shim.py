@@ -34,6 +34,9 @@ class PythonQtStyle:
         return super().__getattribute__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+            return
         meta = QtCore.QObject.metaObject(self)
         index = meta.indexOfProperty("objectName" if name == "name" else name)
         if index < 0:

@@ -17,6 +17,26 @@ os.environ.setdefault("QT_LOGGING_RULES", "qt.qpa.*=false")
 _host: Host | None = None
 
 
+def waited() -> float:
+    """Seconds that this thread was ready to run while other processes had the processor; 0 where that is not told."""
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            return int(file.read().split()[1]) * 1e-9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+class Gaps(list[float]):
+    """own: each gap without the time in which the machine was busy with other processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: list[float] = []
+
+    def __str__(self) -> str:
+        return f"{max(self.own):.0f} ms (with waiting for a processor {max(self):.0f} ms) over {len(self)} turns"
+
+
 class Host:
     def __init__(self) -> None:
         import slicer
@@ -105,15 +125,16 @@ class Host:
         return until()
 
     @contextlib.contextmanager
-    def stalls(self, every_ms: int = 5) -> Iterator[list[float]]:
-        """The gaps between timer events in milliseconds: how long the event loop was ever blocked."""
-        gaps: list[float] = []
-        last = [time.perf_counter()]
+    def stalls(self, every_ms: int = 5) -> Iterator[Gaps]:
+        """How long the event loop was ever blocked: the gaps between the events of a timer, in milliseconds."""
+        gaps = Gaps()
+        last = [time.perf_counter(), waited()]
 
         def tick() -> None:
-            now = time.perf_counter()
-            gaps.append(1e3 * (now - last[0]))
-            last[0] = now
+            now = [time.perf_counter(), waited()]
+            gaps.append(1e3 * (now[0] - last[0]))
+            gaps.own.append(1e3 * (now[0] - last[0] - (now[1] - last[1])))
+            last[:] = now
 
         timer = self.qt.QTimer()
         timer.setTimerType(self.qt.Qt.TimerType.PreciseTimer)

@@ -36,6 +36,14 @@ class OffscreenView:
         self.group.SetRenderer(self.renderer)
         self.group.Initialize(factory, self.renderer)
         self.logic: Any = None
+        self.logics: Any = None
+
+    def close(self) -> None:
+        """Let go of the nodes that the view shows."""
+        self.group.SetMRMLDisplayableNode(None)
+        self.logics.RemoveItem(self.logic)
+        self.logic.SetMRMLScene(None)
+        self.window.Finalize()
 
     def pixels(self) -> np.ndarray:
         """(rows, columns, 3) uint8 of what the view shows now."""
@@ -64,7 +72,8 @@ def slice_view(
     view.renderer.GetActiveCamera().ParallelProjectionOn()
     view.logic = slicer.vtkMRMLSliceLogic()
     view.logic.SetMRMLApplicationLogic(application)
-    application.GetSliceLogics().AddItem(view.logic)
+    view.logics = application.GetSliceLogics()
+    view.logics.AddItem(view.logic)
     view.logic.SetMRMLScene(scene)
     node = view.logic.AddSliceNode({"Axial": "Red", "Sagittal": "Yellow", "Coronal": "Green"}[orientation])
     node.SetOrientation(orientation)
@@ -96,7 +105,8 @@ def three_d_view(application: Any, scene: Any, size: tuple[int, int] = (500, 500
     view = OffscreenView(application, slicer.vtkMRMLThreeDViewDisplayableManagerFactory, managers, size)
     view.logic = slicer.vtkMRMLViewLogic()
     view.logic.SetMRMLApplicationLogic(application)
-    application.GetViewLogics().AddItem(view.logic)
+    view.logics = application.GetViewLogics()
+    view.logics.AddItem(view.logic)
     view.logic.SetMRMLScene(scene)
     node = view.logic.AddViewNode("1")
     node.SetBoxVisible(False)

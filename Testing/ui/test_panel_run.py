@@ -62,9 +62,9 @@ def test_cancel_run_correct_save_reload(host: Any, chosen: Any, case: Any, tmp_p
     with host.stalls() as gaps:
         press(panel)
         state = finish(host, panel)
-    print(f"worst stall of the event loop: {max(gaps):.0f} ms over {len(gaps)} turns, run {state.seconds:.1f} s")
+    print(f"worst stall of the event loop: {gaps}, run {state.seconds:.1f} s")
     assert state.phase == "done", said(panel)
-    assert max(gaps) < WORST_STALL_MS
+    assert max(gaps.own) < WORST_STALL_MS
     picture("panel-done", panel.parent)
     check_result(panel, case, output, by_hand)
 
@@ -112,7 +112,7 @@ def check_result(panel: Any, case: Any, output: Any, by_hand: Any) -> None:
     assert scores["liver"] > 0.5
 
 
-def test_new_segmentation_lies_on_the_target_and_undo_removes_it(host: Any, chosen: Any, case: Any, picture: Any) -> None:
+def test_new_segmentation_lies_on_the_target_and_undo_removes_it(host: Any, chosen: Any, case: Any) -> None:
     panel, slicer = chosen, lazy.slicer()
     panel.structures.tree.topLevelItem(1).setCheckState(0, lazy.qt().Qt.Unchecked)
     host.spin(lambda: False, 0.05)
@@ -128,7 +128,6 @@ def test_new_segmentation_lies_on_the_target_and_undo_removes_it(host: Any, chos
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     for index in range(node.GetSegmentation().GetNumberOfSegments()):
         assert logic.GetSegmentStatus(node.GetSegmentation().GetNthSegment(index)) == logic.Completed
-    photograph(host, case, node, picture)
     panel.ui.undoButton.click()
     host.spin(lambda: False, 0.05)
     assert not difference(before, snapshot(case.target))
@@ -139,17 +138,18 @@ def photograph(host: Any, case: Any, node: Any, picture: Any) -> None:
     """The slice and 3-D views of the result; they show something of every segment's color."""
     from host.views import slice_view, three_d_view
 
-    for other in (case.segmentation,):
-        other.SetDisplayVisibility(False)
-    flat = slice_view(host.application_logic, host.scene, case.target, offset=10.0, size=(640, 640)).pixels()
+    case.segmentation.SetDisplayVisibility(False)
+    views = [slice_view(host.application_logic, host.scene, case.target, offset=10.0, size=(640, 640))]
+    flat = views[0].pixels()
     assert len(np.unique(flat.reshape(-1, 3), axis=0)) > 50
     picture("slice-view", flat)
     node.CreateClosedSurfaceRepresentation()
-    solid = three_d_view(host.application_logic, host.scene, size=(640, 640)).pixels()
+    views.append(three_d_view(host.application_logic, host.scene, size=(640, 640)))
+    solid = views[1].pixels()
     assert len(np.unique(solid.reshape(-1, 3), axis=0)) > 50
     picture("3d-view", solid)
-    node.RemoveClosedSurfaceRepresentation()
-    case.segmentation.SetDisplayVisibility(True)
+    for view in views:
+        view.close()
 
 
 def test_killed_worker_is_told_and_the_next_run_works(host: Any, chosen: Any, case: Any, picture: Any) -> None:
@@ -166,6 +166,7 @@ def test_killed_worker_is_told_and_the_next_run_works(host: Any, chosen: Any, ca
     assert panel.ui.segmentButton.enabled
     press(panel)
     assert finish(host, panel).phase == "done", said(panel)
+    photograph(host, case, panel.ui.outputSelector.currentNode(), picture)
 
 
 def test_bad_inputs_are_told_in_one_line_and_leave_the_scene(host: Any, chosen: Any, case: Any) -> None:
