@@ -95,12 +95,12 @@ def train(settings: EncoderTraining) -> Iterator[dict[str, float]]:
     progress = checkpoint.load(state, model, optimiser) if state.exists() else checkpoint.start(model)
     data = Path(settings.data) if settings.data else None
     sources = mixtures(data, settings.seed, folder / "cache", settings.anatomies)
-    weights = np.array([weight for _, weight, _ in sources.small.sources])
+    weights = np.array([weight for _, weight, _ in sources.encoder.sources])
     begin, before = time.time(), progress.seconds
     while progress.step < settings.steps:
         step = progress.step
         rng = np.random.default_rng([settings.seed, step, 11])
-        source = sources.small.sources[int(rng.choice(len(weights), p=weights / weights.sum()))][2]
+        source = sources.encoder.sources[int(rng.choice(len(weights), p=weights / weights.sum()))][2]
         cosine = 0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * step / settings.steps))
         for group in optimiser.param_groups:
             group["lr"] = settings.rate * min(1.0, (step + 1) / settings.warmup) * cosine

@@ -200,8 +200,9 @@ def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
     )
     start, before, losses, log = time.time(), run.progress.seconds, [], run.folder / "log.csv"
     while run.step < settings.steps:
-        source = sources.small if run.step < settings.small_steps else sources.full
+        source = sources.easy
         if run.step >= settings.ramp:
+            source = sources.hard
             source.removal = 0.55
         losses.append(run.train_step(source))
         run.progress.seconds = before + time.time() - start

@@ -60,42 +60,68 @@ def phantoms(seeds: Sequence[int]) -> list[Patient]:
     return people
 
 
-# weight while the slices are small, weight afterwards, planes, chance of real pictures, chance of one patient twice
-RECIPE: dict[str, tuple[float, float, tuple[int, ...], float, float]] = {
-    "msd_hippocampus": (0.22, 0.22, (0, 1, 2), 0.85, 0.0),
-    "synthseg_labelmaps": (0.15, 0.12, (0, 1, 2), 0.0, 0.15),
-    "totalsegmentator": (0.11, 0.11, (0, 0, 1, 2), 0.5, 1.0),
-    "hc18": (0.05, 0.05, (0,), 0.9, 0.1),
-    "msd_prostate": (0.03, 0.03, (0,), 0.6, 0.7),
-    "sct_spinalcord": (0.02, 0.02, (0, 2), 0.5, 0.7),
-    "pyradiomics_brain": (0.01, 0.01, (0,), 0.6, 0.7),
+@dataclass(frozen=True)
+class Shares:
+    """How often a source is drawn: by the encoder; by the segmenter while its tasks grow harder; and afterwards."""
+
+    encoder: float
+    easy: float
+    hard: float
+
+
+@dataclass(frozen=True)
+class Use:
+    """What is drawn from a set. real: chance of real pictures. same: chance of one patient deformed twice."""
+
+    shares: Shares
+    planes: tuple[int, ...]
+    real: float
+    same: float
+
+
+RECIPE = {
+    "msd_hippocampus": Use(Shares(0.22, 0.22, 0.30), (0, 1, 2), 0.85, 0.0),
+    "synthseg_labelmaps": Use(Shares(0.15, 0.12, 0.08), (0, 1, 2), 0.0, 0.15),
+    "totalsegmentator": Use(Shares(0.11, 0.11, 0.10), (0, 0, 1, 2), 0.5, 1.0),
+    "hc18": Use(Shares(0.05, 0.05, 0.05), (0,), 0.9, 0.1),
+    "msd_prostate": Use(Shares(0.03, 0.03, 0.03), (0,), 0.6, 0.7),
+    "sct_spinalcord": Use(Shares(0.02, 0.02, 0.02), (0, 2), 0.5, 0.7),
+    "pyradiomics_brain": Use(Shares(0.01, 0.01, 0.01), (0,), 0.6, 0.7),
 }
+ANATOMIES = Shares(0.45, 0.36, 0.26)
+PHANTOMS = Shares(0.0, 0.10, 0.15)
 
 
 @dataclass(frozen=True)
 class Mixtures:
-    """What is trained on while the slices are small, afterwards, and what is validated on (never trained on)."""
+    """The same sources in the shares of `Shares`, and what is validated on (never trained on)."""
 
-    small: Mixture
-    full: Mixture
+    encoder: Mixture
+    easy: Mixture
+    hard: Mixture
     validation: Mixture
 
 
 def mixtures(data: Path | None, seed: int, cache: Path | None = None, anatomies: int = 1200) -> Mixtures:
     """Sources for training. data: the folder of the sets; None, or a set that is missing: the synthetic ones alone."""
-    made: list[tuple[str, float, float, Source]] = [("anatomies", 0.45, 0.36, Anatomies(seed, anatomies, cache))]
+    made: list[tuple[str, Shares, Source]] = [("anatomies", ANATOMIES, Anatomies(seed, anatomies, cache))]
     validation: list[tuple[str, float, Source]] = [("anatomies", 1.0, Anatomies(seed + 1000, 60, cache))]
-    for name, (small, full, planes, real, same) in RECIPE.items():
+    for name, use in RECIPE.items():
         if data is None or not (data / name).is_dir():
             continue
         train, check = cases_of(data, name)
         marks = LANDMARKS.get(name, ())
-        made.append((name, small, full, Patients([read_patient(c, marks) for c in train], planes, real, same)))
+        people = [read_patient(case, marks) for case in train]
+        made.append((name, use.shares, Patients(people, use.planes, use.real, use.same)))
         if check:
-            validation.append((name, 1.0, Patients([read_patient(c, marks) for c in check], planes, real, 0.0)))
+            people = [read_patient(case, marks) for case in check]
+            validation.append((name, 1.0, Patients(people, use.planes, use.real, 0.0)))
     axial = (0, 0, 0, 1, 2)
-    made.append(("phantoms", 0.0, 0.10, Patients(phantoms(range(100, 116)), axial, 0.7, 0.1)))
+    made.append(("phantoms", PHANTOMS, Patients(phantoms(range(100, 116)), axial, 0.7, 0.1)))
     validation.append(("phantoms", 1.0, Patients(phantoms(range(200, 202)), axial, 1.0, 0.0)))
-    small_ones = Mixture(tuple((name, small, source) for name, small, _, source in made))
-    full_ones = Mixture(tuple((name, full, source) for name, _, full, source in made))
-    return Mixtures(small_ones, full_ones, Mixture(tuple(validation)))
+    return Mixtures(
+        Mixture(tuple((name, shares.encoder, source) for name, shares, source in made)),
+        Mixture(tuple((name, shares.easy, source) for name, shares, source in made)),
+        Mixture(tuple((name, shares.hard, source) for name, shares, source in made)),
+        Mixture(tuple(validation)),
+    )
