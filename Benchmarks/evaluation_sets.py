@@ -87,7 +87,8 @@ def main() -> int:
         return common.stop(problem)
     rows, figures, broken = [], {}, []
     for name in names:
-        common.say(name + (" (held-out cases)" if name in HELD_OUT else ""))
+        title = name + (" (held-out cases)" if name in HELD_OUT else "")
+        common.say(title)
         outcomes = []
         for outcome in outcomes_of(name, arguments.limit, engine, settings):
             common.say(outcome.line())
@@ -96,7 +97,7 @@ def main() -> int:
         if failed:
             broken.append(name)
         figures[name] = [asdict(one) for one in outcomes]
-        rows.append([name, len(outcomes) - failed, failed, *common.means(outcomes)])
+        rows.append([title, len(outcomes) - failed, failed, *common.means(outcomes)])
     common.write_json(arguments.json, {"sets": figures, "versions": engine.versions()})
     columns = ["set", "pairs", "failed", "rau segment", "copying", "s a pair"]
     print_table("Mean Dice by set", columns, rows)
