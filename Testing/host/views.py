@@ -90,7 +90,12 @@ def slice_view(
     actor = vtk.vtkActor2D()
     actor.SetMapper(mapper)
     actor.GetProperty().SetDisplayLocationToBackground()
-    view.renderer.AddViewProp(actor)
+    # In a layer below the segments, which Slicer does as well: their fill is blended with the image.
+    below = vtk.vtkRenderer()
+    below.AddViewProp(actor)
+    view.window.SetNumberOfLayers(2)
+    view.renderer.SetLayer(1)
+    view.window.AddRenderer(below)
     return view
 
 

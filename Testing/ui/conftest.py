@@ -99,7 +99,10 @@ def picture(host: Any) -> Callable[[str, Any], None]:
 
             Image.fromarray(what).save(path)
         else:
+            size = what.size
+            what.resize(440, 640)
             host.app.processEvents()
             assert what.grab().save(str(path))
+            what.resize(size)
 
     return save

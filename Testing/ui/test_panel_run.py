@@ -174,7 +174,6 @@ def test_bad_inputs_are_told_in_one_line_and_leave_the_scene(host: Any, chosen: 
     panel, slicer = chosen, lazy.slicer()
     flat = slicer.util.addVolumeFromArray(np.full((8, 32, 32), 5, np.int16), name="Flat")
     picture = slicer.util.addVolumeFromArray(np.random.default_rng(0).normal(0, 9, (1, 64, 64)), name="One slice")
-    panel.logic.keepLoaded = True
     elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Elsewhere")
     elsewhere.CreateDefaultDisplayNodes()
     far = slicer.util.addVolumeFromArray(np.zeros((4, 8, 8), np.int16), name="Far")

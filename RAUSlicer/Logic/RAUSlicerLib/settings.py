@@ -8,9 +8,9 @@ from typing import Any
 from RAUSlicerLib.i18n import tr as _
 
 MODELS = (
-    ("auto", _("Automatic: bundled rau-mini")),
-    ("rau-mini", _("rau-mini: bundled, runs on a CPU")),
-    ("rau-7b", _("rau-7b: needs a CUDA GPU")),
+    ("auto", _("Automatic")),
+    ("rau-mini", _("rau-mini (bundled)")),
+    ("rau-7b", _("rau-7b (needs a GPU)")),
 )
 DEVICES = (("auto", _("Automatic")), ("cpu", _("CPU")), ("cuda", _("GPU (CUDA)")))
 PLANES = (

@@ -87,4 +87,6 @@ def structure_result(one: dict[str, Any]) -> str:
         return _("not found")
     score = _("score {s}").format(s=f"{one['score']:.2f}")
     volume = one.get("volume_ml")
-    return score if volume is None else f"{score}, {volume:.3g} ml"
+    if volume is None:
+        return score
+    return f"{score}, {volume:.0f} ml" if volume >= 10 else f"{score}, {volume:.1f} ml"

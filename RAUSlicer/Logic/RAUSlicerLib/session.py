@@ -1,0 +1,117 @@
+"""One worker process and one run at a time, for the panel and for scripts."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from typing import Any, Callable
+
+import qt
+import slicer
+
+from RAUSlicerLib import environment, preflight
+from RAUSlicerLib.environment import Launch
+from RAUSlicerLib.i18n import tr as _
+from RAUSlicerLib.inputs import ReferenceNodes, SceneInputs, key_of, structures_of
+from RAUSlicerLib.problems import Problem
+from RAUSlicerLib.qt_process import QtProcess, later
+from RAUSlicerLib.run import Run, RunState
+from RAUSlicerLib.settings import Choices
+from RAUSlicerLib.worker_client import WorkerClient
+from RAUSlicerLib.writer import ResultWriter
+
+KEEP_SECONDS = 600.0
+
+
+class Session:
+    """run, run_id: the last one. keep_loaded: let the model stay in memory for ten minutes after a run."""
+
+    def __init__(self) -> None:
+        self.client = WorkerClient(QtProcess, later)
+        self.run: Run | None = None
+        self.run_id = ""
+        self.keep_loaded = True
+
+    def running(self) -> bool:
+        return self.run is not None and not self.run.state.over
+
+    @staticmethod
+    def launch(python: str = "") -> Launch:
+        """How the worker is started. Raises Problem when there is no Python for it."""
+        try:
+            base = dict(slicer.util.startupEnvironment())
+        except AttributeError:  # no launcher: an application without one
+            base = dict(os.environ)
+        if "RAU_PYTHON" in os.environ:
+            base["RAU_PYTHON"] = os.environ["RAU_PYTHON"]
+        return environment.launch(python, base)
+
+    def segment(
+        self,
+        references: Sequence[ReferenceNodes],
+        target: Any,
+        output: Any,
+        choices: Choices,
+        python: str = "",
+        on_state: Callable[[RunState], None] = lambda state: None,
+        on_made: Callable[[Any], None] = lambda node: None,
+    ) -> Run:
+        """Start a run. output: a segmentation node, or None for a new one, told to on_made. Raises Problem."""
+        if self.running():
+            raise Problem(_("A run is under way"), _("Wait for it, or cancel it"))
+        structures = structures_of(references)
+        names = {key_of(name) for name in choices.structures}
+        wanted = [one for one in structures if choices.all or key_of(one.name) in names]
+        preflight.check(references, target, wanted, output)
+        launch = self.launch(python)
+        self.run_id = uuid.uuid4().hex
+        inputs = SceneInputs(target, references, structures, choices.settings())
+        writer = ResultWriter(target, output, wanted, self.run_id, on_made)
+
+        def follow(state: RunState) -> None:
+            on_state(state)
+            if state.over:
+                later(KEEP_SECONDS if self.keep_loaded else 0.0, lambda: self._release(run))
+
+        run = self.run = Run(inputs, writer, self.client, launch, later, follow)
+        run.start()
+        return run
+
+    def process(
+        self,
+        references: Sequence[ReferenceNodes],
+        target: Any,
+        output: Any = None,
+        choices: Choices | None = None,
+        python: str = "",
+    ) -> Any:
+        """Segment and wait for it with the event loop running; returns the segmentation node. Raises Problem."""
+        loop, made = qt.QEventLoop(), [output]
+        choices = choices or Choices(structures=(), all=True)
+
+        def follow(state: RunState) -> None:
+            if state.over:
+                loop.quit()
+
+        run = self.segment(references, target, output, choices, python, follow, made.append)
+        while not run.state.over:
+            (getattr(loop, "exec_", None) or loop.exec)()
+        if run.state.phase != "done":
+            raise run.state.problem or Problem(_("Cancelled"), kind="Cancelled")
+        return made[-1]
+
+    def abandon(self) -> None:
+        """The scene goes away."""
+        if self.run is not None:
+            self.run.abandon()
+
+    def close(self) -> None:
+        """End run and worker; waits a moment for the process to go."""
+        self.abandon()
+        self.client.stop(wait=1.0)
+
+    def _release(self, run: Run) -> None:
+        """Let the worker go when nothing has happened since that run."""
+        if self.run is run and not self.running():
+            self.client.stop()
