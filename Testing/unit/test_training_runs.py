@@ -25,6 +25,7 @@ SMALL = {
     "every": 2,
     "anatomies": 3,
     "warmup": 1,
+    "ramp": 2,
 }
 
 

@@ -230,7 +230,7 @@ class Patients:
         return Task(labels, images, subjects_of(rng, layout, 0.0), amount, 0.08)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Mixture:
     """Sources with weights."""
 
