@@ -42,6 +42,9 @@ class CoreIOManager:
             return slicer.modules.volumes.logic().AddArchetypeVolume(path, name)
         raise RuntimeError(f"The test host cannot load {os.path.basename(path)} as {file_type}")
 
+    def fileWriterFileType(self, node: Any) -> str:
+        return "SegmentationFile" if node.IsA("vtkMRMLSegmentationNode") else "VolumeFile"
+
     def saveNodes(self, file_type: str, properties: dict[str, Any], messages: Any = None) -> bool:
         path = str(properties["fileName"])
         if path.endswith(".mrb"):

@@ -88,16 +88,23 @@ class QUiLoader(QtUiTools.QUiLoader):
     )
 
     def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> Any:
-        widget_class = custom_widgets.get(class_name) or getattr(qt, class_name, None)
-        if widget_class is None:
-            raise RuntimeError(f".ui file uses unknown widget class {class_name}")
+        widget_class = self._class_of(class_name)
         widget = widget_class(parent) if parent is not None else widget_class()
         widget.name = name
         _alive.append(widget)
         return widget
 
+    @staticmethod
+    def _class_of(class_name: str) -> Any:
+        found = custom_widgets.get(class_name) or getattr(qt, class_name, None)
+        if found is None:
+            raise RuntimeError(f".ui file uses unknown widget class {class_name}")
+        return found
+
     def load(self, device: Any, parent: Any = None) -> Any:
         text = bytes(device.readAll()).decode()
+        for class_name in set(re.findall(r'<widget class="(\w+)"', text)):
+            self._class_of(class_name)
         links = self.CONNECTION.findall(text)
         buffer = QtCore.QBuffer()
         buffer.setData(re.sub(r"<connections>.*</connections>", "", text, flags=re.S).encode())

@@ -12,3 +12,7 @@ def slicer() -> Any:
 
 def qt() -> Any:
     return importlib.import_module("qt")
+
+
+def vtk() -> Any:
+    return importlib.import_module("vtk")

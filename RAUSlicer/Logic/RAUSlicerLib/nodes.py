@@ -17,7 +17,7 @@ from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.protocol import Message
 
-LABELMAP = "Binary labelmap"
+LABELMAP, SURFACE = "Binary labelmap", "Closed surface"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MODALITIES = {"CT": "CT", "MR": "MR", "US": "US", "CR": "XR", "DX": "XR", "MG": "XR", "XA": "XR", "RF": "XR"}
 

@@ -16,7 +16,7 @@ import vtk
 from RAUSlicerLib.exchange import slabs
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import Structure
-from RAUSlicerLib.nodes import LABELMAP, scalars_of, tag_of
+from RAUSlicerLib.nodes import LABELMAP, SURFACE, scalars_of, tag_of
 from RAUSlicerLib.problems import Problem
 
 RUN_TAG, MODEL_TAG, SCORE_TAG = "RAU.Run", "RAU.Model", "RAU.Score"
@@ -41,6 +41,7 @@ class ResultWriter:
         self.on_made, self.made = on_made, False
         self.ids: dict[int, str] = {}  # label value of the engine -> segment id
         self._image: Any = None
+        self._surfaces = False
         self._table = np.zeros(max((s.value for s in structures), default=0) + 1, np.uint8)
         self._written = np.zeros(tuple(reversed(target.GetImageData().GetDimensions())), np.uint8)
 
@@ -97,6 +98,7 @@ class ResultWriter:
         elif not self._in_scene(self.node):
             raise Problem(_("The output segmentation has left the scene"))
         self._image = empty_image(self.target)
+        self._surfaces = self.node.GetSegmentation().ContainsRepresentation(SURFACE)
         with slicer.util.NodeModify(self.node):
             for number, structure in enumerate(self.structures, start=1):
                 self.ids[structure.value] = self._add_segment(number, structure)
@@ -134,7 +136,7 @@ class ResultWriter:
             self._own_again()
         elif changed:
             scalars_of(self._image)[where] = wanted
-            self._image.Modified()
+            tell_change(self.node.GetSegmentation(), self._image)
 
     def _owns_image(self) -> bool:
         """Whether the shared image is still as we made it, and holds the segments of the run alone."""
@@ -161,16 +163,15 @@ class ResultWriter:
             segment.SetLabelValue(int(self._table[structure_value]))
             segment.AddRepresentation(LABELMAP, image)
         self._image = image
-        image.Modified()
+        tell_change(segmentation, image)
 
     def _refresh_surfaces(self) -> Iterator[None]:
         """Where surfaces are shown, make those of the run, one a step."""
-        name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
         segmentation = self.node.GetSegmentation()
-        if segmentation.ContainsRepresentation(name):
-            for segment_id in self.ids.values():
-                yield
-                segmentation.ConvertSingleSegment(segment_id, name)
+        for segment_id in self.ids.values() if self._surfaces else ():
+            yield
+            if self._segment(segment_id) is not None:
+                make_surface(segmentation, segment_id)
 
     # -- small things
     def _segment(self, segment_id: str) -> Any:
@@ -255,7 +256,25 @@ def erase(segmentation: Any, segment_id: str) -> None:
     if image is not None and segmentation.IsSharedBinaryLabelmap(segment_id):
         array = scalars_of(image)
         array[array == segment.GetLabelValue()] = 0
-        image.Modified()
+        tell_change(segmentation, image)
+
+
+def tell_change(segmentation: Any, image: Any) -> None:
+    """Views follow; but the surfaces of other segments stay, which Slicer would drop with any change of voxels."""
+    image.GetPointData().GetScalars().Modified()
+    segmentation.InvokeEvent(slicer.vtkSegmentation.SourceRepresentationModified)
+
+
+def make_surface(segmentation: Any, segment_id: str) -> None:
+    """The surface of one segment: Slicer makes those of all segments in one go, which takes long."""
+    segment, alone, copy = segmentation.GetSegment(segment_id), slicer.vtkSegmentation(), slicer.vtkSegment()
+    alone.SetSourceRepresentationName(LABELMAP)
+    alone.CopyConversionParameters(segmentation)
+    copy.SetLabelValue(segment.GetLabelValue())
+    copy.AddRepresentation(LABELMAP, segment.GetRepresentation(LABELMAP))
+    alone.AddSegment(copy, segment_id)
+    if alone.CreateRepresentation(SURFACE):
+        segment.AddRepresentation(SURFACE, copy.GetRepresentation(SURFACE))
 
 
 def remove_node(node: Any) -> None:
