@@ -195,3 +195,23 @@ def test_nodes_that_leave_the_scene_are_told(host: Any) -> None:
     host.scene.RemoveNode(target)
     with pytest.raises(Problem, match="target volume has left"):
         late.show_slice(0, 1, labels[1])
+
+
+def test_views_follow_slice_by_slice(host: Any) -> None:
+    """The slice view shows what has just been written, without being told."""
+    from host.views import slice_view
+
+    target, labels = add_volume(SMALL), labels_of(SMALL)
+    one = writer(target)
+    one.show_slice(0, 2, np.zeros(SMALL[1:], np.uint16))
+    view = slice_view(host.application_logic, host.scene, target, offset=5.0, size=(200, 200))
+    empty = view.pixels()
+    one.show_slice(0, 4, labels[4])
+    elsewhere = view.pixels()
+    one.show_slice(0, 5, labels[5])
+    here = view.pixels()
+    view.close()
+    assert np.array_equal(empty, elsewhere) and not np.array_equal(empty, here)
+    wanted = 255 * np.array(structures()[0].color)
+    distance = np.abs(here.astype(float) - 0.5 * wanted).sum(axis=2)
+    assert (distance < 60).sum() > 100, "the color of the structure is in the picture"

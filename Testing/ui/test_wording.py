@@ -1,0 +1,46 @@
+"""What the panel says."""
+
+from __future__ import annotations
+
+import pytest
+from RAUSlicerLib import wording
+from RAUSlicerLib.problems import NOT_CHOSEN, Problem
+from RAUSlicerLib.run import RunState
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(2, "a few seconds"), (23, "about 25 s"), (88, "about 90 s"), (91, "about 2 min"), (600, "about 10 min")]
+)
+def test_durations_are_rounded_as_one_says_them(seconds: float, text: str) -> None:
+    assert wording.about(seconds) == text
+
+
+def test_progress() -> None:
+    state = RunState("running", done=14, total=120, seconds_left=25.0)
+    assert wording.progress_text(state) == "Slice 14 of 120, about 25 s left"
+    assert wording.progress_value(state) == (14, 120)
+    assert wording.progress_text(RunState("running", done=1, total=120)) == "Slice 1 of 120"
+    assert wording.progress_value(RunState("loading")) == (0, 0)
+
+
+def test_outcome_names_what_is_absent_and_every_warning() -> None:
+    structures = [{"name": "liver", "present": True}, {"name": "spleen", "present": False}]
+    state = RunState("done", report={"structures": structures}, warnings=("Look twice",), seconds=12.4)
+    notice = wording.outcome(state)
+    assert notice.kind == "warning" and notice.title == "1 structure segmented in 12 s"
+    assert notice.lines == ("Not found in the target: spleen", "Look twice.", "Check every slice before use.")
+
+
+def test_a_problem_is_one_line_and_what_to_do() -> None:
+    notice = wording.problem_notice(Problem("It <broke>.\n Badly", "Mend it."))
+    assert (notice.kind, notice.title, notice.lines) == ("error", "It <broke>. Badly.", ("Mend it.",))
+    assert "&lt;broke&gt;" in notice.as_html()
+    assert wording.problem_notice(Problem("Pick one", kind=NOT_CHOSEN)).kind == "info"
+
+
+def test_results_beside_the_structures() -> None:
+    one = {"present": True, "score": 0.914, "volume_ml": 1108.2}
+    assert wording.structure_result(one) == "score 0.91, 1108 ml"
+    assert wording.structure_result({**one, "volume_ml": 2.34}) == "score 0.91, 2.3 ml"
+    assert wording.structure_result({**one, "volume_ml": None}) == "score 0.91"
+    assert wording.structure_result({"present": False}) == "not found"
