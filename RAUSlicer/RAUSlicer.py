@@ -54,8 +54,8 @@ class RAUSlicer(ScriptedLoadableModule):
 class RAUSlicerParameterNode:
     """The state of the panel; saved with the scene.
 
-    referenceVolumes and referenceSegmentations go together by their place. excludedStructures: names that are not checked.
-    The rest: fields of `rau.settings.SegmentSettings`. lastRun: which segments the undo removes.
+    referenceVolumes and referenceSegmentations go together by their place. excludedStructures: names that are not
+    checked. The rest: fields of `rau.settings.SegmentSettings`. lastRun: which segments the undo removes.
     """
 
     referenceVolumes: list[vtkMRMLScalarVolumeNode]
@@ -349,7 +349,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class RAUSlicerLogic(ScriptedLoadableModuleLogic, Session):
-    """One worker process and one run at a time, see `RAUSlicerLib.session`. For scripts: `process` waits for the result."""
+    """One worker process and one run at a time, see `RAUSlicerLib.session`. For scripts: `process` waits."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleLogic.__init__(self, parent)

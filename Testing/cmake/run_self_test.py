@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from host.session import start  # noqa: E402
+from host.session import start
 
 
 def main(path: Path) -> int:

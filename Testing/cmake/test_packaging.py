@@ -1,4 +1,4 @@
-"""The extension configures, installs and tests against the stand-in of Slicer's CMake, and packaging mistakes are caught."""
+"""The extension configures, installs and tests against the stand-in of Slicer's CMake; mistakes are caught."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_file_of_the_module_is_installed(installed: Path) -> None:
-    there = {p.relative_to(installed / "installed" / MODULES) for p in (installed / "installed").rglob("*") if p.is_file()}
+    there = {
+        p.relative_to(installed / "installed" / MODULES) for p in (installed / "installed").rglob("*") if p.is_file()
+    }
     here = {p.relative_to(ROOT / "RAUSlicer") for p in (ROOT / "RAUSlicer").rglob("*") if p.is_file()}
     here = {p for p in here if "__pycache__" not in p.parts and p.name != "CMakeLists.txt" and p.suffix != ".pyc"}
     assert there == here

@@ -1,9 +1,9 @@
 """A test host: runs the real module file, its `.ui` and its logic without the Slicer application.
 
-Real: MRML, its logics and displayable managers, `slicer.util`, reading and writing (all from the `slicer-core` wheel), and
-Qt (PySide6, offscreen). Stand-ins written for this project: `qt` and `ctk` with the manners of PythonQt (`qt_shim`), the
-MRML widgets that a `.ui` file names (`mrml_widgets`), the module base classes and the parameter node wrapper (`standins`,
-`parameter_node`), loading and saving by file ending (`io_manager`). No file of Slicer is copied.
+Real: MRML, its logics and displayable managers, `slicer.util`, reading and writing (all from the `slicer-core` wheel),
+and Qt (PySide6, offscreen). Stand-ins written for this project: `qt` and `ctk` with the manners of PythonQt
+(`qt_shim`), the MRML widgets that a `.ui` file names (`mrml_widgets`), the module base classes and the parameter node
+wrapper (`standins`, `parameter_node`), loading and saving by file ending (`io_manager`). No file of Slicer is copied.
 
     from host.session import start
     host = start()
@@ -30,7 +30,7 @@ def why_not() -> str:
         return f"The panel needs system libraries. On Debian and Ubuntu: apt-get install {' '.join(packages)}"
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     try:
-        import PySide6.QtUiTools
+        import PySide6.QtUiTools  # noqa: F401
         import slicer  # noqa: F401
     except ImportError as problem:
         return f"The panel needs the packages slicer-core and PySide6-Essentials ({problem})"

@@ -1,4 +1,4 @@
-"""`slicer.app.coreIOManager()`: loading and saving nodes by file ending, so that slicer.util.load... and save... work."""
+"""`slicer.app.coreIOManager()`: loading and saving nodes by file ending, for slicer.util.load... and save...."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A subset of Slicer's parameter node wrapper: annotated attributes stored in a vtkMRMLScriptedModuleNode.
 
 Kinds: str, int, float, bool, Enum, MRML nodes, lists of str and of nodes; `Annotated` with Default, Choice, Minimum,
-Maximum and WithinRange. As in Slicer, `connectGui` compares the exact widget class, and an unknown parameter or a widget
-without a connector is an error.
+Maximum and WithinRange. As in Slicer, `connectGui` compares the exact widget class, and an unknown parameter or a
+widget without a connector is an error.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Modules `qt` and `ctk` with the manners of PythonQt on PySide6, and a `.ui` loader.
 
-Properties are plain attributes (`w.text`, `w.checked = True`, `w.name`), so `w.text()` fails as it does in Slicer; signals
-are connected by signature (`w.connect("clicked(bool)", f)`), and an unknown one is an error.
+Properties are plain attributes (`w.text`, `w.checked = True`, `w.name`), so `w.text()` fails as it does in Slicer;
+signals are connected by signature (`w.connect("clicked(bool)", f)`), and an unknown one is an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import types
@@ -73,15 +74,13 @@ def _fill_qt_module() -> None:
         for name in (n for n in dir(module) if not n.startswith("_")):
             item = getattr(module, name)
             if isinstance(item, type) and issubclass(item, QtCore.QObject) and name not in plain:
-                try:
+                with contextlib.suppress(TypeError):  # final classes stay as they are
                     item = type(name, (PythonQtStyle, item), {})
-                except TypeError:  # final classes stay as they are
-                    pass
             setattr(qt, name, item)
 
 
 class QUiLoader(QtUiTools.QUiLoader):
-    """Builds every widget from custom_widgets or qt, and makes the <connections> in Python (Qt cannot resolve MRML types)."""
+    """Builds every widget from custom_widgets or qt, and makes the <connections> in Python (Qt knows no MRML types)."""
 
     CONNECTION = re.compile(
         r"<sender>(.*?)</sender>\s*<signal>(\w+)\(.*?\)</signal>\s*<receiver>(.*?)</receiver>\s*<slot>(\w+)\("

@@ -40,6 +40,7 @@ class Gaps(list[float]):
 class Host:
     def __init__(self) -> None:
         import slicer
+
         from host import application, io_manager, qt_shim, standins
 
         self.scene, self.application_logic = application.boot()

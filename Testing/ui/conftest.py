@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import host as test_host
 import numpy as np
 import pytest
+
+import host as test_host
 
 sys.path.insert(0, str(Path(__file__).parent))
 

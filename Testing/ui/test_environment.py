@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from RAUSlicerLib import environment, exchange, process_tree, protocol
 from RAUSlicerLib.problems import Problem
 

@@ -54,6 +54,7 @@ def test_voxels_lie_where_slicer_has_them(host: Any, seed: int, flips: tuple[boo
 
 def test_same_world_as_simpleitk_reads_from_slicers_file(host: Any, tmp_path: Path) -> None:
     import SimpleITK
+
     from rau.worker.protocol import GeometryMessage
     from RAUSlicerLib.nodes import image_message
 
@@ -148,7 +149,7 @@ def test_a_segmentation_kept_as_surfaces_is_made_voxels_without_touching_it(host
 
 
 def test_transforms_count(host: Any) -> None:
-    """A linear transform moves the world; the same one on both keeps labels; another one resamples; others are refused."""
+    """A linear transform moves the world; the same one on both keeps labels; a bent one is refused."""
     from rau.worker.protocol import GeometryMessage
     from RAUSlicerLib.nodes import image_message
     from RAUSlicerLib.problems import Problem

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+
 from RAUSlicerLib import wording
 from RAUSlicerLib.problems import NOT_CHOSEN, Problem
 from RAUSlicerLib.run import RunState
 
 
 @pytest.mark.parametrize(
-    "seconds, text", [(2, "a few seconds"), (23, "about 25 s"), (88, "about 90 s"), (91, "about 2 min"), (600, "about 10 min")]
+    "seconds, text",
+    [(2, "a few seconds"), (23, "about 25 s"), (88, "about 90 s"), (91, "about 2 min"), (600, "about 10 min")],
 )
 def test_durations_are_rounded_as_one_says_them(seconds: float, text: str) -> None:
     assert wording.about(seconds) == text

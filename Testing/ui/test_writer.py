@@ -124,7 +124,7 @@ def test_other_segments_and_their_names_are_untouched(host: Any) -> None:
 
 
 def test_edits_while_the_run_goes_on(host: Any) -> None:
-    """The user draws a segment of their own and changes, then deletes, ones of the run: only the run's voxels give way."""
+    """The user draws an own segment and changes and deletes ones of the run: only the run's voxels give way."""
     slicer, target, labels = lazy.slicer(), add_volume(SMALL), labels_of(SMALL)
     one = writer(target)
     for k in range(4):

@@ -1,7 +1,7 @@
 """The segments of a segmentation as one label map on the grid of a volume, in short steps.
 
-Slicer keeps segments that do not overlap in one image, a layer. A layer on the volume's own grid is copied; any other is
-resampled by Slicer (nearest neighbour). Where segments of different layers overlap, the smaller one counts.
+Slicer keeps segments that do not overlap in one image, a layer. A layer on the volume's own grid is copied; any other
+is resampled by Slicer (nearest neighbour). Where segments of different layers overlap, the smaller one counts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Layer:
 
 
 def layers_of(node: Any, volume: Any, values: Mapping[str, int]) -> Iterator[Layer | None]:
-    """The layers that hold the segments of `values` (segment id -> label), on the volume's grid; None: a step without one."""
+    """The layers that hold the segments of `values` (segment id -> label) on the volume's grid; None: just a step."""
     shape = tuple(reversed(volume.GetImageData().GetDimensions()))
     yield None
     temporary = None
@@ -102,7 +102,7 @@ def resampled(node: Any, volume: Any, segment_ids: list[str]) -> Any:
 
 
 class LabelMapOfSegments:
-    """Fills an array with labels. After `fill`: counts (voxels by label, overlap resolved), overlaps (pairs of labels)."""
+    """Fills an array with labels. After `fill`: counts (voxels by label), overlaps (pairs of labels)."""
 
     def __init__(self, node: Any, volume: Any, values: Mapping[str, int]) -> None:
         self.node, self.volume, self.values = node, volume, dict(values)

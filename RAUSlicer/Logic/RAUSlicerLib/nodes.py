@@ -1,6 +1,7 @@
 """MRML volumes and segmentations as the engine sees them: arrays (slice, row, column), LPS millimetres.
 
-Slicer's world is RAS: x and y change sign on the way. Arrays of slicer.util are (K, J, I), which is (slice, row, column).
+Slicer's world is RAS: x and y change sign on the way. Arrays of slicer.util are (K, J, I), which is (slice, row,
+column).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small abdomen of ellipsoids, as nodes in the scene: for the self test and to try the panel without data of one's own."""
+"""A small abdomen of ellipsoids, as nodes in the scene: for the self test and to try the panel without own data."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ NOT_CHOSEN = "NotChosen"  # kind: nothing is wrong, the user has not come that f
 
 
 class Problem(Exception):
-    """`message`: what is wrong; `hint`: what to do. `kind`: the type of the engine's error, where it comes from there."""
+    """`message`: what is wrong; `hint`: what to do. `kind`: the engine's error type, where it has one."""
 
     def __init__(self, message: str, hint: str = "", kind: str = "InputError") -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The panel's half of the worker's protocol, version 1: one JSON object a line (the other half: `rau.worker.protocol`)."""
+"""The panel's half of the worker's protocol, version 1: one JSON object a line. Its other half: `rau.worker`."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class Process(Protocol):
 class WorkerClient:
     """One worker at a time, kept between jobs.
 
-    listener: gets the worker's events of the current job, and an `error` event of kind "WorkerEnded" or "BrokenProtocol"
-    when the worker is lost. on_state: gets "stopped", "starting", "ready", "busy" or "cancelling".
+    listener: gets the worker's events of the current job, and an `error` event of kind "WorkerEnded" or
+    "BrokenProtocol" when the worker is lost. on_state: gets "stopped", "starting", "ready", "busy" or "cancelling".
     """
 
     def __init__(self, make_process: Callable[[], Process], later: Later, folder_base: str = "") -> None:

@@ -1,7 +1,7 @@
 """The result of a run as segments: a new group of them in one image, filled slice by slice.
 
-All segments of a run share one label map on the target's grid, as Slicer keeps segments that do not overlap; segments that
-were there before lie in other images and are never touched. Nothing is made before the first slice comes.
+All segments of a run share one label map on the target's grid, as Slicer keeps segments that do not overlap; segments
+that were there before lie in other images and are never touched. Nothing is made before the first slice comes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ RUN_TAG, MODEL_TAG, SCORE_TAG = "RAU.Run", "RAU.Model", "RAU.Score"
 class ResultWriter:
     """`Output` of a run.
 
-    segmentation: where the segments go; None makes a segmentation beside the target when the first slice comes, and tells
-    `on_made`. run_id: kept in a tag of every segment, by which `remove_run` finds them.
+    segmentation: where the segments go; None makes a segmentation beside the target when the first slice comes, and
+    tells `on_made`. run_id: kept in a tag of every segment, by which `remove_run` finds them.
     """
 
     def __init__(
