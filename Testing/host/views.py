@@ -39,10 +39,16 @@ class OffscreenView:
         self.logics: Any = None
 
     def close(self) -> None:
-        """Let go of the nodes that the view shows."""
+        """Remove the view's own nodes from the scene: they are singletons, and would stay when it is cleared."""
+        scene, logic = self.logic.GetMRMLScene(), self.logic
+        flat = hasattr(logic, "GetSliceCompositeNode")
+        nodes = [logic.GetSliceNode(), logic.GetSliceCompositeNode()] if flat else [logic.GetViewNode()]
         self.group.SetMRMLDisplayableNode(None)
         self.logics.RemoveItem(self.logic)
         self.logic.SetMRMLScene(None)
+        for node in nodes:
+            if node is not None and scene.IsNodePresent(node):
+                scene.RemoveNode(node)
         self.window.Finalize()
 
     def pixels(self) -> np.ndarray:

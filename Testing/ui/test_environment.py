@@ -92,7 +92,23 @@ def test_arrays_are_written_in_steps_and_read_back(tmp_path: Path, dtype: str) -
     assert np.array_equal(read, array) and read.dtype.isnative
     assert steps == -(-array.shape[0] // max(1, exchange.STEP // (300 * 401 * array.dtype.itemsize)))
     with pytest.raises(FileExistsError):
-        exchange.new_array(tmp_path / "a.npy", "uint8", (1, 1, 1))
+        next(exchange.write_array(tmp_path / "a.npy", array))
+    assert (tmp_path / "a.npy").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are told the POSIX way")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    import resource
+    import signal
+
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(Problem, match="The disk is full"):
+            list(exchange.write_array(tmp_path / "a.npy", np.zeros((64, 256, 256), np.int16)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_lines_come_in_any_pieces() -> None:

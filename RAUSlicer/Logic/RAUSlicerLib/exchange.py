@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from RAUSlicerLib.i18n import tr as _
+from RAUSlicerLib.problems import Problem
 
 PREFIX = "rauslicer-"
 STEP = 4 << 20  # bytes copied in one turn of the event loop
@@ -62,16 +66,23 @@ def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
         yield slice(start, min(start + step, shape[0]))
 
 
-def new_array(path: Path, dtype: np.dtype | type, shape: tuple[int, ...]) -> np.memmap:
-    """A file of zeros, readable by its owner alone."""
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-
-
 def write_array(path: Path, array: np.ndarray) -> Iterator[None]:
-    """Copy an array into a file, some slices a step."""
-    written = new_array(path, array.dtype.newbyteorder("="), array.shape)
-    for part in slabs(array.shape, array.dtype.itemsize):
-        written[part] = array[part]
-        yield
-    del written
+    """Write an array into a new file that only its owner can read, some slices a step. Raises Problem: full disk.
+
+    By plain writes: on a full disk a memory-mapped file ends the whole process.
+    """
+    dtype = array.dtype.newbyteorder("=")
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": array.shape}
+    try:
+        with open(
+            os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600), "wb"
+        ) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in slabs(array.shape, array.dtype.itemsize):
+                file.write(np.ascontiguousarray(array[part], dtype).data)
+                yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        hint = _("Free some space in the folder for temporary files")
+        raise Problem(_("The disk is full"), hint, "DiskFull") from error

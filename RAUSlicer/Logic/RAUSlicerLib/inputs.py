@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from RAUSlicerLib.exchange import new_array, write_array
+import numpy as np
+
+from RAUSlicerLib.exchange import write_array
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.layers import LabelMapOfSegments
 from RAUSlicerLib.nodes import Segment, image_message, pixels_of, segments_of
@@ -89,10 +91,9 @@ class SceneInputs:
             self._notes.append(_("Segments of the reference with the name {a} count as one").format(a=name))
         by_key = {key_of(one.name): one for one in self.structures}
         values = {one.segment_id: by_key[key_of(one.name)].value for one in segments_of(nodes.segmentation)}
-        labels = new_array(folder / f"{stem}-labels.npy", "uint16", tuple(image["geometry"]["shape"]))
+        labels = np.zeros(image["geometry"]["shape"], np.uint16)
         filled = LabelMapOfSegments(nodes.segmentation, nodes.volume, values)
         yield from filled.fill(labels)
-        labels.flush()
         if not filled.counts[1:].any():
             raise Problem(
                 _("The segmentation {seg} has no voxels inside the volume {vol}").format(
@@ -100,6 +101,7 @@ class SceneInputs:
                 ),
                 _("Pick the volume that it was drawn on"),
             )
+        yield from write_array(folder / f"{stem}-labels.npy", labels)
         self._tell_overlaps(filled)
         present = {value for value in values.values() if filled.counts[value]}
         return {
