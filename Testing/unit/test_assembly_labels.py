@@ -7,16 +7,18 @@ import pytest
 
 pytest.importorskip("torch")
 
-from rau.assembly.labels import PlaneVotes, assemble, drop_islands, preview, single_pieces  # noqa: E402
-from rau.assembly.summary import summarise  # noqa: E402
-from rau.sam.propagation import SliceMasks  # noqa: E402
-from rau.volume.volume import Geometry, LabelMap, Structure  # noqa: E402
+from rau.assembly.labels import PlaneVotes, assemble, drop_islands, preview, single_pieces
+from rau.assembly.summary import summarise
+from rau.sam.propagation import SliceMasks
+from rau.volume.volume import Geometry, LabelMap, Structure
 
 
 def masks(index: int, probability: dict[int, np.ndarray], presence: dict[int, float]) -> SliceMasks:
     values = tuple(probability)
     stacked = np.stack([probability[v] for v in values]).astype(np.float32)
-    return SliceMasks(index, values, stacked, np.array([presence[v] for v in values]), np.full(len(values), 0.8), 0, 0, 1.0)
+    return SliceMasks(
+        index, values, stacked, np.array([presence[v] for v in values]), np.full(len(values), 0.8), 0, 0, 1.0
+    )
 
 
 def test_a_voxel_goes_to_the_more_probable_structure():
@@ -50,6 +52,14 @@ def test_three_planes_are_averaged():
         planes.append(votes)
     assert assemble(planes, 0.5).item() == 1
     assert assemble(planes[1:], 0.5).item() == 0
+
+
+def test_registration_helps_the_network_and_alone_makes_nothing():
+    votes = PlaneVotes((1,), (1, 1, 3), 0)
+    votes.add(masks(0, {1: np.array([[0.0, 0.4, 0.9]])}, {1: 1.0}))
+    expected = np.array([[[1.0, 1.0, 0.0]]], np.float32)
+    assert assemble([votes], 0.5).tolist() == [[[0, 0, 1]]]
+    assert assemble([votes], 0.5, lambda value: expected).tolist() == [[[0, 1, 0]]]
 
 
 def test_small_islands_go_and_structures_in_several_pieces_stay():

@@ -101,7 +101,13 @@ def test_every_slice_is_told_with_its_preview_in_the_targets_own_orientation(eng
     assert [e.done for e in slices] == list(range(1, 15)) and {e.total for e in slices} == {14}
     for event in slices:
         assert event.axis == 1 and event.labels.shape == (12, 16)
-    assert [e.stage for e in events if isinstance(e, StageEvent)] == ["read", "retrieve", "segment", "assemble"]
+    assert [e.stage for e in events if isinstance(e, StageEvent)] == [
+        "read",
+        "retrieve",
+        "register",
+        "segment",
+        "assemble",
+    ]
 
 
 def test_a_second_run_with_the_same_reference_encodes_nothing_again(engine, monkeypatch):

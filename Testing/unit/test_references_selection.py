@@ -28,7 +28,9 @@ def test_one_reference_keeps_its_values():
 
 
 def test_the_same_name_is_the_same_structure_whatever_its_value():
-    structures, arrays = unify([reference({1: "liver", 2: "spleen"}), reference({1: "Spleen", 2: "kidney", 5: "liver"})])
+    structures, arrays = unify(
+        [reference({1: "liver", 2: "spleen"}), reference({1: "Spleen", 2: "kidney", 5: "liver"})]
+    )
     assert {s.name: s.value for s in structures} == {"liver": 1, "spleen": 2, "kidney": 3}
     assert (arrays[1][0, 0] == 2).all() and (arrays[1][0, 1] == 3).all() and (arrays[1][0, 2] == 1).all()
 

@@ -69,7 +69,7 @@ def segment(
             tell(SliceEvent(len(slices), total, index, axis, shown, score, spent))
         votes.append(vote)
     tell(StageEvent("assemble"))
-    labels = drop_islands(assemble(votes, settings.presence_threshold), case.single)
+    labels = drop_islands(assemble(votes, settings.presence_threshold, case.prior), case.single)
     grid = LabelMap(case.orientation.back(labels), target.geometry, case.structures)
     results = summarise(grid, votes, target.spacing_known)
     seconds = time.perf_counter() - start

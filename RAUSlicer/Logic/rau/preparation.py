@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ from rau.volume.window import to_uint8
 if TYPE_CHECKING:
     from rau.models.engine import Engine
     from rau.references.encoded import EncodedReference
+    from rau.references.registration import Registered
     from rau.sam.propagation import Match, SliceMasks
 
 MOST_SLICES = 600  # of all three planes together, for planes="auto"
@@ -31,10 +32,23 @@ MOST_VOTES = 500_000_000  # bytes of probability volumes, for planes="auto" and 
 
 @dataclass(frozen=True)
 class CasePlane:
-    """The target's slices across one axis, and what each reference offers for them."""
+    """The target's slices across one axis. matches: what goes into memory. retrieved: the slices of the references as
+    they are that look most alike, for the record (the same as `matches` without registration)."""
 
     images: Planes
     matches: tuple[Match, ...]
+    retrieved: tuple[Match, ...]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """One reference, canonical. image: uint8; labels: unified values; registered: laid on the target, if it helped."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    geometry: Geometry
+    orientation: Orientation
+    registered: Registered | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class Case:
     orientation: Orientation
     planes: tuple[CasePlane, ...]
     single: tuple[int, ...]
-    reference_orientations: tuple[Orientation, ...]
+    references: tuple[Ready, ...]
     described: bool
 
     @property
@@ -64,13 +78,21 @@ class Case:
         swap = self.orientation.order[first] > self.orientation.order[second]
         return np.ascontiguousarray(turned.T if swap else turned)
 
+    def prior(self, value: int) -> np.ndarray | None:
+        """(S, R, C) float32: where registration expects the structure, mean over the references; None: no such."""
+        used = [one.registered for one in self.references if one.registered is not None and value in one.labels]
+        return np.stack([one.prior(value) for one in used]).mean(0) if used else None
+
     def slice_result(self, plane: CasePlane, one: SliceMasks, milliseconds: float) -> SliceResult:
         axis, index = self.place(plane.images.axis, one.index)
-        theirs = self.reference_orientations[one.reference]
-        back = theirs.index_to_source(plane.images.axis, one.reference_index)
+        best = max(plane.retrieved, key=lambda match: match.similarity[one.index])
+        theirs = self.references[best.number]
+        back = theirs.orientation.index_to_source(plane.images.axis, int(best.index[one.index]))
         parts = ["memory", "retrieval" if self.described else "position"] if one.values else []
+        parts += ["registration"] if one.values and any(r.registered for r in self.references) else []
         parts += ["neighbours"] if one.neighbours else []
-        return SliceResult(index, axis, one.reference, back, one.similarity, tuple(parts), milliseconds)
+        similarity = float(best.similarity[one.index])
+        return SliceResult(index, axis, best.number, back, similarity, tuple(parts), milliseconds)
 
 
 def slice_axis(geometry: Geometry) -> int:
@@ -143,41 +165,93 @@ def describe(engine: Engine, planes: Planes) -> np.ndarray:
     return engine.encoder.describe(planes.stack(list(range(len(planes)))), planes.frame)
 
 
+def retrieve(engine: Engine, images: Planes, references: Sequence[Ready], values: tuple[int, ...]) -> list[Match]:
+    """The slices of each reference, as it is, that fit the target's slices."""
+    from rau.sam.propagation import Match
+
+    described, matches = describe(engine, images), []
+    for number, one in enumerate(references):
+        encoded = encode(engine, one.image, one.labels, one.geometry.spacing, images.axis, values)
+        step = images.spacing[images.axis] / one.geometry.spacing[images.axis]
+        found = align(cosines(described, encoded.descriptors), step)
+        matches.append(Match(encoded, number, found.index, found.similarity))
+    return matches
+
+
+def laid(engine: Engine, images: Planes, references: Sequence[Ready], values: tuple[int, ...]) -> list[Match]:
+    """The registered references, slice on slice; a reference that lost a structure on the way is not among them."""
+    from rau.sam.propagation import Match
+
+    matches, described = [], describe(engine, images)
+    for number, one in enumerate(references):
+        if one.registered is None:
+            continue
+        image, labels = one.registered.image, one.registered.labels
+        encoded = encode(engine, image, labels, images.spacing, images.axis, values)
+        similarity = (described * encoded.descriptors).sum(1)
+        matches.append(Match(encoded, number, np.arange(len(images)), similarity))
+    return matches
+
+
+def lay(target: np.ndarray, geometry: Geometry, one: Ready, match: Match) -> Ready:
+    """The reference with its registration onto the target, if that made the two more alike.
+
+    The search begins where retrieval saw the same slices (see `rau.references.registration.register`).
+    """
+    from rau.references.registration import can_register, register
+
+    if not can_register(target, one.image):
+        return one
+    axis = match.reference.images.axis
+    here = (np.arange(len(match.index)) - (len(match.index) - 1) / 2) * geometry.spacing[axis]
+    there = (match.index - (len(match.reference.images) - 1) / 2) * one.geometry.spacing[axis]
+    shift = [0.0, 0.0, 0.0]
+    shift[axis] = float(np.median(there - here))
+    spacing = one.geometry.spacing
+    found = register(target, geometry.spacing, one.image, one.labels, spacing, (shift[0], shift[1], shift[2]))
+    kept = set(np.unique(one.labels)) <= set(np.unique(found.labels))
+    return replace(one, registered=found) if found.useful and kept else one
+
+
+def ready(references: Sequence[Reference], arrays: Sequence[np.ndarray], settings: SegmentSettings) -> list[Ready]:
+    found = []
+    for reference, labels in zip(references, arrays, strict=True):
+        image, grid, turned = canonical(to_uint8(reference.image, settings.window), reference.image.geometry)
+        found.append(Ready(image, turned.forth(labels), grid, turned))
+    return found
+
+
 def prepare(
     references: Sequence[Reference], target: Volume, settings: SegmentSettings, engine: Engine, tell: OnEvent
 ) -> Case:
     """Everything the segmenter needs. Raises InputError (see `check`, `rau.references.selection.choose`)."""
     from rau.assembly.labels import single_pieces
-    from rau.sam.propagation import Match
 
     check(references, target, tell)
     structures, arrays = unify(references)
     structures = choose(structures, settings)
     values = tuple(s.value for s in structures)
     pixels, geometry, orientation = canonical(to_uint8(target, settings.window), target.geometry)
-    theirs, single = [], set(values)
-    for reference, labels in zip(references, arrays, strict=True):
-        image, grid, turned = canonical(to_uint8(reference.image, settings.window), reference.image.geometry)
-        maps = turned.forth(labels)
-        present = set(np.unique(maps).tolist())
-        single &= set(single_pieces(maps, values)) | (set(values) - present)
-        theirs.append((image, maps, grid, turned))
-    if not any(np.isin(values, maps).any() for _, maps, _, _ in theirs):
+    theirs, single = ready(references, arrays, settings), set(values)
+    for one in theirs:
+        single &= set(single_pieces(one.labels, values)) | (set(values) - set(np.unique(one.labels).tolist()))
+    if not any(np.isin(values, one.labels).any() for one in theirs):
         raise InputError("The reference shows none of the structures asked for", "Pick other structures")
     tell(StageEvent("retrieve"))
-    planes = []
-    for axis in axes_for(settings, [geometry, *(grid for _, _, grid, _ in theirs)], len(values)):
-        images = Planes(pixels, axis, geometry.spacing)
-        described, matches = describe(engine, images), []
-        for number, (image, maps, grid, _) in enumerate(theirs):
-            encoded = encode(engine, image, maps, grid.spacing, axis, values)
-            step = geometry.spacing[axis] / grid.spacing[axis]
-            found = align(cosines(described, encoded.descriptors), step)
-            matches.append(Match(encoded, number, found.index, found.similarity))
-        planes.append(CasePlane(images, tuple(matches)))
+    axes = axes_for(settings, [geometry, *(one.geometry for one in theirs)], len(values))
+    cuts = [Planes(pixels, axis, geometry.spacing) for axis in axes]
+    retrieved = [retrieve(engine, images, theirs, values) for images in cuts]
+    if settings.registration == "auto":
+        tell(StageEvent("register"))
+        theirs = [lay(pixels, geometry, one, match) for one, match in zip(theirs, retrieved[0], strict=True)]
+    planes = [
+        CasePlane(images, tuple(laid(engine, images, theirs, values) or matches), tuple(matches))
+        for images, matches in zip(cuts, retrieved, strict=True)
+    ]
     if engine.encoder is not None:
-        best = float(np.max([m.similarity for m in planes[0].matches], axis=0).mean())
+        best = float(np.max([m.similarity for m in retrieved[0]], axis=0).mean())
         if best < settings.retrieval_warning:
             tell(WarningEvent(f"The references look little like the target (similarity {best:.2f}): check the result"))
-    orientations = tuple(turned for _, _, _, turned in theirs)
-    return Case(structures, orientation, tuple(planes), tuple(sorted(single)), orientations, engine.encoder is not None)
+    return Case(
+        structures, orientation, tuple(planes), tuple(sorted(single)), tuple(theirs), engine.encoder is not None
+    )

@@ -24,6 +24,10 @@ class SegmentSettings(BaseModel):
         "auto",
         description="Planes to cut: the acquisition plane, all three (averaged; slower), or by the shape of the voxels",
     )
+    registration: Literal["auto", "off"] = Field(
+        "auto",
+        description="Lay 3-D references onto the target first (affine, then deformable), or leave them as they are",
+    )
     references_per_slice: int = Field(
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"
     )

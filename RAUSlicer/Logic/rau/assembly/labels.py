@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -53,9 +53,20 @@ def preview(one: SliceMasks, threshold: float) -> np.ndarray:
     return labels
 
 
-def assemble(planes: Sequence[PlaneVotes], threshold: float) -> np.ndarray:
+PRIOR_WEIGHT = 0.45  # below a half: registration alone never makes a structure
+
+
+def no_prior(value: int) -> np.ndarray | None:
+    """Nothing is expected anywhere."""
+    return None
+
+
+def assemble(
+    planes: Sequence[PlaneVotes], threshold: float, prior: Callable[[int], np.ndarray | None] = no_prior
+) -> np.ndarray:
     """(S, R, C) uint16 labels. A voxel goes to the structure of highest mean probability over the planes, if over 0.5.
 
+    prior: for a label value, where registration expects it, (S, R, C) in 0 to 1; it counts PRIOR_WEIGHT of the sum.
     In each plane a structure's slices count fully where its gate is at or above `threshold`, not at all at half of it.
     """
     shape, values = planes[0].shape, planes[0].values
@@ -69,6 +80,9 @@ def assemble(planes: Sequence[PlaneVotes], threshold: float) -> np.ndarray:
                 continue
             gate = np.clip(2 * plane.gate()[:, column] / max(threshold, 1e-6) - 1, 0, 1)
             total += plane.votes[value] * (np.moveaxis(gate[:, None, None], 0, plane.axis) / (255 * len(planes)))
+        expected = prior(value)
+        if expected is not None:
+            total = ((1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected).astype(np.float32)
         wins = total > best
         labels[wins], best[wins] = value, total[wins]
     return labels
