@@ -129,5 +129,5 @@ def three_d_view(application: Any, scene: Any, size: tuple[int, int] = (500, 500
     camera.SetFocalPoint(0, 0, 0)
     camera.SetViewUp(0, 0, 1)
     view.renderer.ResetCamera()
-    camera.Zoom(1.4)
+    camera.Zoom(1.1)
     return view

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Callable
 
-tr: Callable[[str], str]
+
+def _same(text: str) -> str:
+    return text
+
 
 try:
-    from slicer.i18n import tr
+    from slicer.i18n import tr as _slicer_tr
 except ImportError:
+    _slicer_tr = _same
 
-    def tr(text: str) -> str:
-        return text
+tr: Callable[[str], str] = _slicer_tr

@@ -123,7 +123,8 @@ def segments_of(segmentation_node: Any) -> list[Segment]:
     for index in range(segmentation.GetNumberOfSegments()):
         segment_id = segmentation.GetNthSegmentID(index)
         segment = segmentation.GetSegment(segment_id)
-        color = tuple(float(c) for c in segment.GetColor())
+        red, green, blue = (float(c) for c in segment.GetColor())
+        color = (red, green, blue)
         found.append(Segment(segment_id, segment.GetName() or segment_id, color, terminology_of(segment)))
     return found
 

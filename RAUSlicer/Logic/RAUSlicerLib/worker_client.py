@@ -45,7 +45,8 @@ class WorkerClient:
         self.make_process, self.later, self.folder_base = make_process, later, folder_base
         self.listener: Callable[[Message], None] = lambda message: None
         self.on_state: Callable[[str], None] = lambda state: None
-        self.state, self.ready = "stopped", {}
+        self.state = "stopped"
+        self.ready: Message = {}
         self.folder: Path | None = None
         self.log: deque[str] = deque(maxlen=200)
         self._process: Process | None = None
