@@ -30,6 +30,13 @@ def finish(host: Any, panel: Any) -> Any:
     return panel.logic.run.state
 
 
+def reached(host: Any, panel: Any, slices: int) -> bool:
+    """Wait until so many slices are done; False when the run ends before."""
+    run = panel.logic.run
+    host.spin(lambda: run.state.done >= slices or run.state.over, RUN_SECONDS)
+    return not run.state.over
+
+
 def said(panel: Any) -> str:
     notice = panel.message.notice
     return " ".join((notice.title, *notice.lines)) if notice else ""
@@ -50,7 +57,7 @@ def test_cancel_run_correct_save_reload(host: Any, chosen: Any, case: Any, tmp_p
     # cancel midway: the scene as it was
     press(panel)
     assert panel.ui.segmentButton.text == "Cancel"
-    assert host.spin(lambda: panel.logic.run.state.done >= 4, RUN_SECONDS), said(panel)
+    assert reached(host, panel, 4), said(panel)
     assert output.GetSegmentation().GetNumberOfSegments() > 1, "live slices are in the scene"
     picture("panel-running", panel.parent)
     panel.ui.segmentButton.click()
@@ -156,7 +163,7 @@ def test_killed_worker_is_told_and_the_next_run_works(host: Any, chosen: Any, ca
     panel = chosen
     before = snapshot(case.target)
     press(panel)
-    assert host.spin(lambda: panel.logic.run.state.done >= 2, RUN_SECONDS), said(panel)
+    assert reached(host, panel, 2), said(panel)
     os.kill(panel.logic.client._process.pid(), signal.SIGKILL)
     state = finish(host, panel)
     assert state.phase == "failed" and state.problem.kind == "WorkerEnded"
