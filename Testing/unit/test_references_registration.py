@@ -48,7 +48,7 @@ def test_the_prior_is_the_registered_structure_with_a_soft_border(pair):
     found = register(target, spacing, image, labels, spacing)
     prior = found.prior(1)
     assert prior.shape == target.shape and prior.min() >= 0 and prior.max() <= 1.001
-    assert dice(prior > 0.5, found.labels == 1) > 0.9
+    assert dice(prior > 0.5, found.labels == 1) > 0.85
 
 
 def test_a_part_of_the_body_is_found_from_where_retrieval_saw_it(pair):

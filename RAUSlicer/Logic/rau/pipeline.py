@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from rau.errors import Cancelled
 from rau.events import Event, OnEvent, ShouldStop, SliceEvent, StageEvent, WarningEvent, ignore, never
 from rau.references.reference import Reference
-from rau.results import SegmentResult, SliceResult
+from rau.results import SegmentResult, SliceResult, StructureResult
 from rau.settings import SegmentSettings
 from rau.volume.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
+    from rau.assembly.labels import PlaneVotes
     from rau.models.engine import Engine
+    from rau.preparation import Case
 
 
 def segment(
@@ -31,8 +33,7 @@ def segment(
     engine: loaded models (`rau.models.engine.load_engine(settings)`); None loads them now. should_stop is asked between
     slices. Raises InputError, ModelError, Cancelled; a run that finds nothing returns a result with `found` False.
     """
-    from rau.assembly.labels import PlaneVotes, assemble, drop_islands, preview
-    from rau.assembly.summary import summarise
+    from rau.assembly.labels import PlaneVotes, preview
     from rau.models.engine import load_engine
     from rau.preparation import prepare
     from rau.sam.propagation import Recipe, segment_plane
@@ -69,10 +70,27 @@ def segment(
             tell(SliceEvent(len(slices), total, index, axis, shown, score, spent))
         votes.append(vote)
     tell(StageEvent("assemble"))
-    labels = drop_islands(assemble(votes, settings.presence_threshold, case.prior), case.single)
-    grid = LabelMap(case.orientation.back(labels), target.geometry, case.structures)
-    results = summarise(grid, votes, target.spacing_known)
+    grid, results = join(case, votes, settings, target)
+    odd = case.unlike(grid, results)
+    if odd:
+        for structure in odd:
+            tell(
+                WarningEvent(f"{structure.name}: what lies in its place does not look like the reference's; not found")
+            )
+        grid, results = join(case, votes, settings, target, [structure.value for structure in odd])
     seconds = time.perf_counter() - start
     chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
     provenance = {"settings": chosen, "versions": engine.versions()}
     return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance)
+
+
+def join(
+    case: Case, votes: Sequence[PlaneVotes], settings: SegmentSettings, target: Volume, leave_out: Sequence[int] = ()
+) -> tuple[LabelMap, tuple[StructureResult, ...]]:
+    """The votes of the planes as labels on the target's own grid, and what they say of each structure."""
+    from rau.assembly.labels import assemble, drop_islands
+    from rau.assembly.summary import summarise
+
+    labels = assemble(votes, settings.presence_threshold, case.prior, leave_out)
+    grid = LabelMap(case.orientation.back(drop_islands(labels, case.single)), target.geometry, case.structures)
+    return grid, summarise(grid, votes, target.spacing_known)

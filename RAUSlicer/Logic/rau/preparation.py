@@ -13,11 +13,11 @@ from rau.events import OnEvent, StageEvent, WarningEvent
 from rau.references.reference import Reference
 from rau.references.retrieval import align, cosines
 from rau.references.selection import choose, unify
-from rau.results import SliceResult
+from rau.results import SliceResult, StructureResult
 from rau.settings import SegmentSettings
 from rau.volume.orientation import Orientation, acquisition_axis, canonical
 from rau.volume.planes import Planes
-from rau.volume.volume import Geometry, Structure, Volume
+from rau.volume.volume import Geometry, LabelMap, Structure, Volume
 from rau.volume.window import to_uint8
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Case:
     """A target ready to be segmented. Arrays inside are canonical; `orientation` leads back."""
 
     structures: tuple[Structure, ...]
+    target: np.ndarray
     orientation: Orientation
     planes: tuple[CasePlane, ...]
     single: tuple[int, ...]
@@ -82,6 +83,18 @@ class Case:
         """(S, R, C) float32: where registration expects the structure, mean over the references; None: no such."""
         used = [one.registered for one in self.references if one.registered is not None and value in one.labels]
         return np.stack([one.prior(value) for one in used]).mean(0) if used else None
+
+    def unlike(self, labels: LabelMap, results: Sequence[StructureResult]) -> list[Structure]:
+        """The structures found whose place does not look like them (see `rau.assembly.plausibility`)."""
+        from rau.assembly.plausibility import likeness, unlike
+
+        if any(one.image.ndim == 4 for one in self.references) or self.target.ndim == 4:
+            return []
+        found = [one.structure.value for one in results if one.present]
+        references = [(one.image, one.labels) for one in self.references]
+        shares = likeness(self.target, self.orientation.forth(labels.array), references, found)
+        odd = unlike(shares, {one.structure.value: one.score for one in results})
+        return [one for one in self.structures if one.value in odd]
 
     def slice_result(self, plane: CasePlane, one: SliceMasks, milliseconds: float) -> SliceResult:
         axis, index = self.place(plane.images.axis, one.index)
@@ -253,5 +266,5 @@ def prepare(
         if best < settings.retrieval_warning:
             tell(WarningEvent(f"The references look little like the target (similarity {best:.2f}): check the result"))
     return Case(
-        structures, orientation, tuple(planes), tuple(sorted(single)), tuple(theirs), engine.encoder is not None
+        structures, pixels, orientation, tuple(planes), tuple(sorted(single)), tuple(theirs), engine.encoder is not None
     )

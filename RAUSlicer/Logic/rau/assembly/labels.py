@@ -62,7 +62,10 @@ def no_prior(value: int) -> np.ndarray | None:
 
 
 def assemble(
-    planes: Sequence[PlaneVotes], threshold: float, prior: Callable[[int], np.ndarray | None] = no_prior
+    planes: Sequence[PlaneVotes],
+    threshold: float,
+    prior: Callable[[int], np.ndarray | None] = no_prior,
+    leave_out: Sequence[int] = (),
 ) -> np.ndarray:
     """(S, R, C) uint16 labels. A voxel goes to the structure of highest mean probability over the planes, if over 0.5.
 
@@ -72,7 +75,7 @@ def assemble(
     shape, values = planes[0].shape, planes[0].values
     labels, best = np.zeros(shape, np.uint16), np.full(shape, 0.5, np.float32)
     for column, value in enumerate(values):
-        if not any(value in plane.votes for plane in planes):
+        if value in leave_out or not any(value in plane.votes for plane in planes):
             continue
         total = np.zeros(shape, np.float32)
         for plane in planes:

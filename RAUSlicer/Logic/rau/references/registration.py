@@ -43,7 +43,8 @@ class Registered:
         import SimpleITK as sitk
 
         mask = soft_mask(self._masks, value)
-        return sitk.GetArrayFromImage(sitk.Resample(mask, self._grid, self.transform, sitk.sitkLinear, 0.0))
+        laid = sitk.GetArrayFromImage(sitk.Resample(mask, self._grid, self.transform, sitk.sitkLinear, 0.0))
+        return np.clip(laid, 0, 1)  # the recursive filter overshoots by a thousandth
 
 
 def can_register(target: np.ndarray, reference: np.ndarray) -> bool:
