@@ -59,7 +59,7 @@ def test_registration_helps_the_network_and_alone_makes_nothing():
     votes.add(masks(0, {1: np.array([[0.0, 0.4, 0.9]])}, {1: 1.0}))
     expected = np.array([[[1.0, 1.0, 0.0]]], np.float32)
     assert assemble([votes], 0.5).tolist() == [[[0, 0, 1]]]
-    assert assemble([votes], 0.5, lambda value: expected).tolist() == [[[0, 1, 0]]]
+    assert assemble([votes], 0.5, lambda value: expected).tolist() == [[[0, 1, 1]]]
 
 
 def test_small_islands_go_and_structures_in_several_pieces_stay():

@@ -31,7 +31,7 @@ class SegmentSettings(BaseModel):
     references_per_slice: int = Field(
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"
     )
-    neighbours: int = Field(1, ge=0, le=6, description="Neighbouring target slices kept in memory (count)")
+    neighbours: int = Field(0, ge=0, le=6, description="Neighbouring target slices kept in memory (count)")
     presence_threshold: float = Field(
         0.5, ge=0.0, le=1.0, description="A structure is in a slice when its presence score is at least this (0 to 1)"
     )
