@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 STAGES = {
     "read": "preparing",
     "retrieve": "looking for like slices",
+    "register": "laying the references onto the target",
     "segment": "segmenting",
     "assemble": "assembling",
     "export": "writing",
