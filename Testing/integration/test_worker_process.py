@@ -106,13 +106,13 @@ def test_the_worker_leaves_when_its_input_ends_even_in_a_job(worker, tmp_path, p
 LITTLE_MEMORY = """
 import resource, sys
 import rau.pipeline, rau.preparation, rau.models.engine, rau.sam.propagation, rau.sam.build, rau.worker.process as p
-import torch, sam2, scipy.ndimage, transformers.models.dinov2.modeling_dinov2
+import torch, sam2, scipy.ndimage, SimpleITK, transformers.models.dinov2.modeling_dinov2
 torch.set_num_threads(1)
 load = rau.models.engine.load_engine
 def load_then_limit(settings):
     engine = load(settings)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))
     return engine
 rau.models.engine.load_engine = load_then_limit
 sys.exit(p.main())

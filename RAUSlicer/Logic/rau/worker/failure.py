@@ -49,7 +49,8 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    words = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc")
+    return any(word in text for word in words)
 
 
 def trace_of(error: BaseException) -> str:
