@@ -30,19 +30,22 @@ def image_message(folder: Path, name: str, volume: Volume) -> dict[str, Any]:
 
 
 def job_message(folder: Path, job: int, reference: Reference, target: Volume, **settings: Any) -> dict[str, Any]:
-    """A segment message with all its arrays written; the worker makes the result."""
-    np.save(folder / "labels.npy", reference.labels.array)
+    """A segment message with all its arrays written, under names of this job; the worker makes the result.
+
+    An earlier job may still be reading its own files.
+    """
+    np.save(folder / f"labels-{job}.npy", reference.labels.array)
     structures = [
         {"value": s.value, "name": s.name, "color": s.color, "terminology": s.terminology} for s in reference.structures
     ]
     return {
         "op": "segment",
         "job": job,
-        "target": image_message(folder, "target.npy", target),
+        "target": image_message(folder, f"target-{job}.npy", target),
         "references": [
             {
-                "image": image_message(folder, "reference.npy", reference.image),
-                "labels": {"array": "labels.npy"},
+                "image": image_message(folder, f"reference-{job}.npy", reference.image),
+                "labels": {"array": f"labels-{job}.npy"},
                 "structures": structures,
             }
         ],

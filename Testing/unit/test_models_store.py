@@ -11,29 +11,14 @@ torch = pytest.importorskip("torch")
 from rau.errors import InputError, ModelError  # noqa: E402
 from rau.models import store  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402
-from rau.models.presets import preset  # noqa: E402
-from rau.references.encoder import build_encoder  # noqa: E402
 from rau.sam.build import build_sam2  # noqa: E402
 from rau.settings import SegmentSettings  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A model folder of the mini architecture with random weights."""
-    torch.manual_seed(0)
-    mini = preset("rau-mini")
-    sam, encoder = build_sam2(mini.sam_config, mini.sam_overrides), build_encoder(mini.encoder)
-    manifest = {
-        "name": "random",
-        "version": "0",
-        "licence": "Apache-2.0",
-        "segmenter": {"config": mini.sam_config, "overrides": mini.sam_overrides, "image_size": 64},
-        "encoder": {"config": mini.encoder, "image_size": mini.encoder_size},
-    }
-    folder = tmp_path_factory.mktemp("models") / "random"
-    weights = {"segmenter.safetensors": sam.state_dict(), "encoder.safetensors": encoder.state_dict()}
-    store.write_model(folder, manifest, weights)
-    return folder
+@pytest.fixture
+def made(random_model):
+    """A model folder of the mini architecture with random weights; never to be changed."""
+    return random_model
 
 
 @pytest.fixture

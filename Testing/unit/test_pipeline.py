@@ -9,14 +9,10 @@ torch = pytest.importorskip("torch")
 
 from rau.errors import Cancelled, InputError  # noqa: E402
 from rau.events import SliceEvent, StageEvent, WarningEvent  # noqa: E402
-from rau.models import store  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402
-from rau.models.presets import preset  # noqa: E402
 from rau.pipeline import segment  # noqa: E402
 from rau.preparation import axes_for  # noqa: E402
-from rau.references.encoder import build_encoder  # noqa: E402
 from rau.references.reference import Reference  # noqa: E402
-from rau.sam.build import build_sam2  # noqa: E402
 from rau.settings import SegmentSettings  # noqa: E402
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume  # noqa: E402
 
@@ -24,22 +20,8 @@ STRUCTURES = (Structure(2, "ball", (1.0, 0.0, 0.0), "term"), Structure(5, "box")
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    torch.manual_seed(0)
-    mini = preset("rau-mini")
-    sam, encoder = build_sam2(mini.sam_config, mini.sam_overrides), build_encoder(mini.encoder)
-    sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(3.0)  # an untrained gate would say "absent"
-    manifest = {
-        "name": "random",
-        "version": "0",
-        "licence": "Apache-2.0",
-        "segmenter": {"config": mini.sam_config, "overrides": mini.sam_overrides, "image_size": 64},
-        "encoder": {"config": mini.encoder, "image_size": mini.encoder_size},
-    }
-    folder = tmp_path_factory.mktemp("models") / "random"
-    weights = {"segmenter.safetensors": sam.state_dict(), "encoder.safetensors": encoder.state_dict()}
-    store.write_model(folder, manifest, weights, half=False)
-    return load_engine(SegmentSettings(model=str(folder), device="cpu"))
+def engine(random_model):
+    return load_engine(SegmentSettings(model=str(random_model), device="cpu"))
 
 
 def phantom(shape=(10, 24, 20), spacing=(4.0, 1.0, 1.0), seed=0, direction=None, modality="MR"):
