@@ -12,14 +12,13 @@ torch = pytest.importorskip("torch")
 
 from rau.models.store import open_model  # noqa: E402
 from rau.sam.segmenter import Masks  # noqa: E402
-from rau.training import checkpoint, encoder, segmenter  # noqa: E402
-from rau.training.data import Anatomies  # noqa: E402
+from rau.training import checkpoint, encoder, objective, segmenter  # noqa: E402
+from rau.training.data import Anatomies, Mixture  # noqa: E402
 from rau.training.pack import pack  # noqa: E402
 
 SMALL = {
     "steps": 4,
-    "small_steps": 4,
-    "small_size": 64,
+    "image_size": 64,
     "frames": 4,
     "structures": 2,
     "every": 2,
@@ -66,8 +65,6 @@ def checkpoint_step(folder):
 def test_validation_scores_each_source_beside_copying(tmp_path):
     run = segmenter.Run(segmenter.SegmenterTraining(str(tmp_path), **SMALL))
     run.segmenter.set_size(64)
-    from rau.training.data import Mixture
-
     scores = segmenter.validate(run.segmenter, Mixture((("anatomies", 1.0, Anatomies(0, 3)),)), 64, batches=1)
     assert set(scores) == {"anatomies", "anatomies copied", "mean", "presence"}
     assert 0.2 < scores["anatomies copied"] < 1 and 0 <= scores["anatomies"] <= 1
@@ -80,11 +77,11 @@ def test_the_loss_is_lowest_for_the_truth_and_teaches_the_gate():
     right = Masks((truth * 2 - 1) * 9, torch.tensor([9.0, 9.0, -9.0]), torch.ones(3))
     wrong_mask = Masks(-right.logits, right.presence, right.iou)
     wrong_gate = Masks(right.logits, -right.presence, right.iou)
-    best = segmenter.loss_of(right, truth, present)
+    best = objective.loss_of(right, truth, present)
     assert best < 0.05
-    assert segmenter.loss_of(wrong_mask, truth, present) > best + 1
-    assert segmenter.loss_of(wrong_gate, truth, present) > best + 1
-    absent = segmenter.loss_of(right, torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.bool))
+    assert objective.loss_of(wrong_mask, truth, present) > best + 1
+    assert objective.loss_of(wrong_gate, truth, present) > best + 1
+    absent = objective.loss_of(right, torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.bool))
     assert torch.isfinite(absent)
 
 
@@ -101,7 +98,7 @@ def test_spoiled_masks_stay_masks():
     masks = torch.zeros(4, 1, 64, 64)
     masks[:, :, 20:40, 20:40] = 1
     for seed in range(10):
-        out = segmenter.spoiled(masks, np.random.default_rng(seed))
+        out = objective.spoiled(masks, np.random.default_rng(seed))
         assert set(out.unique().tolist()) <= {0.0, 1.0} and out.shape == masks.shape
 
 

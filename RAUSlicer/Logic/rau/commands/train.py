@@ -43,7 +43,7 @@ def trainer(settings: type[Any], train: Callable[[Any], Iterator[dict[str, float
     return command
 
 
-app.command("segmenter", short_help="SAM2 of a preset learns from scratch to use a reference")(
+app.command("segmenter", short_help="SAM2 of a preset learns, from scratch or from a model, to use a reference")(
     trainer(segmenter.SegmenterTraining, segmenter.train)
 )
 app.command("encoder", short_help="The encoder for retrieval learns which slices are alike")(

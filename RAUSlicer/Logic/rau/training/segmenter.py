@@ -1,46 +1,62 @@
-"""`rau train segmenter`: SAM2 of a preset learns from scratch to use a reference.
+"""`rau train segmenter`: SAM2 of a preset learns, from scratch or from another model, to use a reference.
 
 Resumable (same folder), deterministic by seed for a given machine and thread count: each step draws its data from
-(seed, step) alone. Writes log.csv, validation.csv, curves.png and state.safetensors into the run folder.
+(seed, step) alone; only a rate that follows the clock is not. Writes log.csv, validation.csv, curves.png,
+state.safetensors and best.safetensors into the run folder.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from rau.models.presets import preset
+from rau.errors import InputError
 from rau.sam.build import build_sam2
-from rau.sam.pixels import normalise
-from rau.sam.segmenter import Masks, Segmenter
+from rau.sam.segmenter import Features, Segmenter
 from rau.training import checkpoint
+from rau.training.architecture import architecture_of, load_start, resumed, sizes_of, started_from
 from rau.training.batch import Batch, make_batch
-from rau.training.data import Layout, Mixture, Source
-from rau.training.sets import mixtures
+from rau.training.data import Mixture, Source
+from rau.training.objective import decode, encode, layout_of, loss_of, validate
+from rau.training.parts import filtered, parts_of
+from rau.training.schedule import Schedule
+from rau.training.sets import Mixtures, mixtures
+from rau.training.teacher import Teacher, head_of, unlikeness
 
 
 @dataclass(frozen=True)
 class SegmenterTraining:
-    """How to train. steps: optimiser steps in all; small_steps: of those, first ones at `small_size` pixels.
+    """How to train. start: model folder, or name of a model, to begin from. steps: optimiser steps in all.
 
-    ramp: steps over which the tasks grow from easy to hard; afterwards more structures are absent, and the gate counts
-    twice. cooldown: fraction of the steps, at the end, over which the
+    image_size: pixels a side (multiple of 64); width, embed_dim, stages ("1,2,3,1"): size of the model; 0 or nothing:
+    as in the preset. sizes: image sizes that steps draw from ("192,256"); the first is validated. sources: all, or
+    some of anatomies, labelmaps, real. ramp: steps over which the tasks grow from easy to hard; afterwards more
+    structures are absent, and the gate counts twice. cooldown: fraction of the run, at its end, over which the
     learning rate falls to 3 %. frames: slices a step. structures: at most so many of each task. every: steps between
-    validations. data: folder of the labelled sets. minutes: stop after so long (the same call resumes); 0: no limit.
+    validations. patience: stop after so many validations without a new best mean; 0: never. data: folder of the
+    labelled sets. cache: where random anatomies are kept; nothing: in the run folder. minutes: stop after so much
+    training time in this call (the same call resumes); 0: no limit. by_clock: minutes are of the whole run, and the
+    learning rate follows them. teacher: folder of a DINOv2 model whose features the image encoder learns as well, with
+    teacher_weight in the loss, every teacher_every steps, of teacher_frames slices. bf16: forward pass in bfloat16.
     """
 
     folder: str
     preset: str = "rau-mini"
+    start: str = ""
     data: str = ""
+    sources: str = "all"
+    image_size: int = 0
+    sizes: str = ""
+    width: int = 0
+    embed_dim: int = 0
+    stages: str = ""
     steps: int = 6000
-    small_steps: int = 0
-    small_size: int = 128
     ramp: int = 1500
     rate: float = 1e-3
     warmup: int = 200
@@ -48,90 +64,17 @@ class SegmenterTraining:
     frames: int = 18
     structures: int = 4
     every: int = 500
+    patience: int = 0
     seed: int = 0
     anatomies: int = 1200
+    cache: str = ""
     minutes: float = 0.0
-
-
-def layout_of(rng: np.random.Generator) -> Layout:
-    """One to three references; most often no neighbour, as on a key slice."""
-    return Layout(int(rng.choice([1, 2, 3], p=[0.7, 0.15, 0.15])), int(rng.choice([0, 1, 2], p=[0.8, 0.15, 0.05])))
-
-
-def spoiled(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Masks of a neighbour as the model would make them: shifted, grown or shrunk, now and then lost. (K, 1, S, S)."""
-    reach = masks.shape[-1] // 64
-    out = torch.roll(masks, (int(rng.integers(-reach, reach + 1)), int(rng.integers(-reach, reach + 1))), (2, 3))
-    kind = rng.random()
-    if kind < 0.25:
-        out = F.max_pool2d(out, 2 * reach + 1, 1, reach)
-    elif kind < 0.5:
-        out = 1 - F.max_pool2d(1 - out, 2 * reach + 1, 1, reach)
-    keep = torch.from_numpy(rng.random(len(out)) > 0.12).float()[:, None, None, None]
-    return out * keep
-
-
-def predict(segmenter: Segmenter, batch: Batch, rng: np.random.Generator) -> Masks:
-    """Encode every frame once, remember references and (spoiled) neighbours, decode the target."""
-    f = batch.layout.frames
-    features = segmenter.encode(normalise(batch.images.flatten(0, 1)))
-
-    def rows(frame: int) -> torch.Tensor:
-        return batch.of * f + frame
-
-    layout = batch.layout
-    references = [segmenter.remember(features.rows(rows(i)), batch.masks[:, i]) for i in range(layout.references)]
-    neighbours = [
-        segmenter.remember(features.rows(rows(i)), spoiled(batch.masks[:, i], rng))
-        for i in range(layout.target + 1, layout.frames)
-    ]
-    return segmenter.decode(features.rows(rows(layout.target)), references, neighbours)
-
-
-def dice_of(probability: torch.Tensor, truth: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
-    """Dice of each row. (K, 1, S, S) each -> (K,)."""
-    p, t = probability.flatten(1), truth.flatten(1)
-    return (2 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)
-
-
-def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor, gate_weight: float = 0.5) -> torch.Tensor:
-    """5 BCE + Dice of the present structures + presence BCE + IoU error. truth: (K, 1, S, S); present: (K,) bool."""
-    logits = F.interpolate(masks.logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
-    gate = F.binary_cross_entropy_with_logits(masks.presence, present.float())
-    if not present.any():
-        return gate + 0 * masks.logits.sum() + 0 * masks.iou.sum()
-    logits, truth = logits[present], truth[present]
-    mask = 5 * F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice_of(logits.sigmoid(), truth).mean()
-    with torch.no_grad():
-        hard = (logits > 0).float()
-        both = (hard * truth).flatten(1).sum(1)
-        iou = both / (hard.flatten(1).sum(1) + truth.flatten(1).sum(1) - both).clamp(min=1)
-    return mask + gate_weight * gate + 0.5 * F.l1_loss(masks.iou[present], iou)
-
-
-@torch.no_grad()
-def validate(segmenter: Segmenter, source: Mixture, size: int, batches: int = 4) -> dict[str, float]:
-    """Dice of the present structures for each source beside copying the reference, their mean, presence accuracy."""
-    scores: dict[str, float] = {}
-    layout = Layout(1, 0)
-    right: list[float] = []
-    segmenter.model.eval()
-    for name, _, one in source.sources:
-        dice, copied = [], []
-        for i in range(batches):
-            batch = make_batch(one, (99, i), layout, 8, 4, size)
-            masks = predict(segmenter, batch, np.random.default_rng(0))
-            up = F.interpolate(masks.logits, size=(size, size), mode="bilinear", align_corners=False)
-            truth, here = batch.masks[:, layout.target], batch.present
-            dice.append(dice_of((up > 0).float()[here], truth[here], 1e-6))
-            copied.append(dice_of(batch.masks[here, 0], truth[here], 1e-6))
-            right.extend(((masks.presence > 0) == here).float().tolist())
-        scores[name] = torch.cat(dice).mean().item()
-        scores[f"{name} copied"] = torch.cat(copied).mean().item()
-    segmenter.model.train()
-    scores["mean"] = float(np.mean([scores[name] for name, _, _ in source.sources]))
-    scores["presence"] = float(np.mean(right))
-    return scores
+    by_clock: bool = False
+    teacher: str = ""
+    teacher_weight: float = 0.5
+    teacher_every: int = 1
+    teacher_frames: int = 6
+    bf16: bool = False
 
 
 class Run:
@@ -140,96 +83,167 @@ class Run:
     def __init__(self, settings: SegmenterTraining) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.folder = settings, Path(settings.folder)
+        self.state, self.best = self.folder / "state.safetensors", self.folder / "best.safetensors"
+        if settings.by_clock and not settings.minutes:
+            raise InputError("A rate that follows the clock needs to know how long", "Give --minutes")
+        self._build()
         self.folder.mkdir(parents=True, exist_ok=True)
-        chosen = preset(settings.preset)
-        self.size = chosen.image_size
-        self.segmenter = Segmenter(build_sam2(chosen.sam_config, chosen.sam_overrides))
+        seconds = 60 * settings.minutes if settings.by_clock else 0.0
+        self.schedule = Schedule(settings.rate, settings.steps, settings.warmup, settings.cooldown, seconds)
+        self.teacher_seconds = 0.0
+
+    def _build(self) -> None:
+        """Model, teacher, optimiser, progress: from the state, else from the start, else random."""
+        old = checkpoint.settings_of(self.state) if self.state.exists() else None
+        start = started_from(self.settings) if old is None else None
+        self.architecture = resumed(self.settings, old) if old else architecture_of(self.settings, start)
+        self.sizes = sizes_of(self.settings, self.architecture.image_size)
+        self.segmenter = self._new()
         self.model = self.segmenter.model.train()
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), settings.rate, weight_decay=0.01)
-        state = self.folder / "state.safetensors"
+        self.started = load_start(self.model, start) if start else (old or {}).get("started_from")
+        self.teacher = Teacher(Path(self.settings.teacher)) if self.settings.teacher else None
+        self.head = head_of(int(self.model.hidden_dim), self.teacher) if self.teacher else None
+        learning = [*self.model.parameters(), *(self.head.parameters() if self.head else ())]
+        self.optimiser = torch.optim.AdamW(learning, self.settings.rate, weight_decay=0.01)
         self.progress = (
-            checkpoint.load(state, self.model, self.optimiser) if state.exists() else checkpoint.start(self.model)
+            checkpoint.load(self.state, self.model, self.optimiser, self.head) if old else checkpoint.start(self.model)
         )
+
+    def _new(self) -> Segmenter:
+        return Segmenter(build_sam2(self.architecture.config, self.architecture.overrides))
 
     @property
     def step(self) -> int:
         return self.progress.step
 
-    def rate(self) -> float:
-        s = self.settings
-        left = (s.steps - self.step) / max(1, s.cooldown * s.steps)
-        return s.rate * min(1.0, (self.step + 1) / s.warmup, 0.03 + 0.97 * max(0.0, left))
+    @property
+    def size(self) -> int:
+        """Pixels a side at which the run is validated, and its model used."""
+        return self.sizes[0]
+
+    def over(self) -> bool:
+        """All steps done, all the time spent, or no better for too long."""
+        tired = 0 < self.settings.patience <= self.progress.stale
+        return tired or self.schedule.over(self.step, self.progress.seconds)
+
+    def record(self) -> dict[str, object]:
+        """The settings, what they came to, and where the weights began: kept in the state."""
+        made: dict[str, object] = {**asdict(self.settings), "model": asdict(self.architecture)}
+        if self.started:
+            made["started_from"] = self.started
+        if self.teacher:
+            made["taught_by"] = {"sha256": self.teacher.digest}
+        return made
 
     def save(self) -> None:
-        checkpoint.save(
-            self.folder / "state.safetensors", self.model, self.optimiser, self.progress, asdict(self.settings)
-        )
+        checkpoint.save(self.state, self.model, self.optimiser, self.progress, self.record(), self.head)
 
     def averaged(self) -> Segmenter:
         """A copy of the segmenter with the running mean of the weights."""
-        chosen = preset(self.settings.preset)
-        model = build_sam2(chosen.sam_config, chosen.sam_overrides)
-        model.load_state_dict(self.progress.mean)
-        return Segmenter(model)
+        segmenter = self._new()
+        segmenter.model.load_state_dict(self.progress.mean)
+        return segmenter
+
+    def half(self) -> AbstractContextManager[object]:
+        """The forward pass in bfloat16, where the settings say so."""
+        return torch.autocast("cpu", dtype=torch.bfloat16) if self.settings.bf16 else nullcontext()
+
+    def batch(self, source: Source, rng: np.random.Generator) -> Batch:
+        """The data of this step."""
+        s, layout = self.settings, layout_of(rng)
+        size = int(rng.choice(self.sizes)) if len(self.sizes) > 1 else self.size
+        tasks, difficulty = max(2, s.frames // layout.frames), min(1.0, self.step / max(1, s.ramp))
+        return make_batch(source, (s.seed, self.step), layout, tasks, s.structures, size, difficulty)
+
+    def lesson(self, batch: Batch, features: Features, rng: np.random.Generator) -> torch.Tensor | None:
+        """Loss against the teacher on a few slices of the batch; None without a teacher, or not in this step."""
+        if self.teacher is None or self.head is None or self.step % max(1, self.settings.teacher_every):
+            return None
+        begin = time.perf_counter()
+        images = batch.images.flatten(0, 1)
+        some = torch.from_numpy(rng.permutation(len(images))[: self.settings.teacher_frames])
+        with self.half():
+            told = self.teacher.features(images[some])
+        loss = unlikeness(self.head, features.levels[-1][some].float(), told)
+        self.teacher_seconds += time.perf_counter() - begin
+        return self.settings.teacher_weight * loss
 
     def train_step(self, source: Source) -> float:
-        s = self.settings
-        rng = np.random.default_rng([s.seed, self.step, 7])
-        layout, size = layout_of(rng), s.small_size if self.step < s.small_steps else self.size
-        self.segmenter.set_size(size)
-        tasks, difficulty = max(2, s.frames // layout.frames), min(1.0, self.step / max(1, s.ramp))
-        batch = make_batch(source, (s.seed, self.step), layout, tasks, s.structures, size, difficulty)
+        """One step; gives the loss without the teacher's part."""
+        begin = time.perf_counter()
+        rng = np.random.default_rng([self.settings.seed, self.step, 7])
+        batch = self.batch(source, rng)
+        self.segmenter.set_size(batch.images.shape[-1])
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
-        masks = predict(self.segmenter, batch, rng)
-        gate = 0.5 if self.step < s.ramp else 1.0
-        loss = loss_of(masks, batch.masks[:, layout.target], batch.present, gate)
+            group["lr"] = self.schedule.at(self.step, self.progress.seconds)
+        with self.half():
+            features = encode(self.segmenter, batch)
+            masks = decode(self.segmenter, batch, features, rng)
+        gate = 0.5 if self.step < self.settings.ramp else 1.0
+        loss = loss_of(masks, batch.masks[:, batch.layout.target], batch.present, gate)
+        lesson = self.lesson(batch, features, rng)
         self.optimiser.zero_grad()
-        loss.backward()
+        (loss if lesson is None else loss + lesson).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.progress.update(self.model)
+        self.progress.seconds += time.perf_counter() - begin
         return loss.item()
+
+    def validated(self, validation: Mixture, loss: float) -> dict[str, float]:
+        """Validate the averaged weights, keep them if they are the best, and write everything down."""
+        row = score(self, validation)
+        if self.progress.validated(row["mean"]):
+            checkpoint.save_best(self.best, self.progress)
+        checkpoint.append(self.folder / "validation.csv", {**row, "loss": round(loss, 4)})
+        checkpoint.plot(self.folder)
+        self.save()
+        return row
+
+
+def sources_of(settings: SegmenterTraining) -> Mixtures:
+    """What to train on and, whatever the parts trained on, the same to validate on."""
+    data, cache = Path(settings.data) if settings.data else None, Path(settings.cache or Path(settings.folder, "cache"))
+    parts, made = parts_of(settings.sources), mixtures(data, settings.seed, cache, settings.anatomies)
+    return Mixtures(made.encoder, filtered(made.easy, parts), filtered(made.hard, parts), made.validation)
 
 
 def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
-    """Train, yielding the scores of each validation; stops at `steps` or after `minutes`."""
+    """Train, yielding the scores of each validation, until the run is over or the time of this call is."""
     run = Run(settings)
-    sources = mixtures(
-        Path(settings.data) if settings.data else None, settings.seed, run.folder / "cache", settings.anatomies
-    )
-    start, before, losses, log = time.time(), run.progress.seconds, [], run.folder / "log.csv"
-    while run.step < settings.steps:
+    if run.over():
+        return
+    sources = sources_of(settings)
+    before, losses = run.progress.seconds, []
+    out_of_time = False
+    while not (out_of_time or run.over()):
         source = sources.easy
         if run.step >= settings.ramp:
             source = sources.hard
             source.removal = 0.55
         losses.append(run.train_step(source))
-        run.progress.seconds = before + time.time() - start
-        out_of_time = bool(settings.minutes) and time.time() - start > settings.minutes * 60
+        out_of_time = bool(settings.minutes) and run.progress.seconds - before > settings.minutes * 60
         if run.step % 50 == 0:
-            row = {
-                "step": run.step,
-                "seconds": round(run.progress.seconds),
-                "loss": round(float(np.mean(losses[-50:])), 4),
-            }
-            checkpoint.append(log, row)
-        if run.step % settings.every == 0 or run.step == settings.steps or out_of_time:
-            scores = score(run, sources.validation)
-            checkpoint.append(
-                run.folder / "validation.csv", {**scores, "loss": round(float(np.mean(losses[-200:])), 4)}
-            )
-            checkpoint.plot(run.folder)
-            run.save()
-            yield scores
-        if out_of_time:
-            return
+            checkpoint.append(run.folder / "log.csv", log_of(run, losses))
+        if run.step % settings.every == 0 or out_of_time or run.over():
+            scores = run.validated(sources.validation, float(np.mean(losses[-200:])))
+            yield {**scores, "teacher_s": run.teacher_seconds / len(losses)} if run.teacher else scores
+
+
+def log_of(run: Run, losses: list[float]) -> dict[str, float]:
+    """A line of log.csv. losses: of this call."""
+    return {
+        "step": run.step,
+        "seconds": round(run.progress.seconds),
+        "loss": round(float(np.mean(losses[-50:])), 4),
+        "teacher_s": round(run.teacher_seconds / max(1, len(losses)), 4),
+    }
 
 
 def score(run: Run, validation: Mixture) -> dict[str, float]:
-    """Validation of the averaged weights at the size now trained."""
+    """Validation of the averaged weights, at the size at which the model will be used."""
     averaged = run.averaged()
-    averaged.set_size(run.segmenter.size)
-    row: dict[str, float] = {"step": run.step, "seconds": round(run.progress.seconds), "size": run.segmenter.size}
-    row.update({k: round(v, 4) for k, v in validate(averaged, validation, run.segmenter.size).items()})
+    averaged.set_size(run.size)
+    row: dict[str, float] = {"step": run.step, "seconds": round(run.progress.seconds), "size": run.size}
+    row.update({k: round(v, 4) for k, v in validate(averaged, validation, run.size).items()})
     return row

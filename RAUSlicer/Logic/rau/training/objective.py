@@ -1,0 +1,101 @@
+"""What the segmenter learns from a batch: layout of a task, prediction, loss, and the scores of validation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rau.sam.pixels import normalise
+from rau.sam.segmenter import Features, Masks, Segmenter
+from rau.training.batch import Batch, make_batch
+from rau.training.data import Layout, Mixture
+
+
+def layout_of(rng: np.random.Generator) -> Layout:
+    """One to three references; most often no neighbour, as on a key slice."""
+    return Layout(int(rng.choice([1, 2, 3], p=[0.7, 0.15, 0.15])), int(rng.choice([0, 1, 2], p=[0.8, 0.15, 0.05])))
+
+
+def spoiled(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Masks of a neighbour as the model would make them: shifted, grown or shrunk, now and then lost. (K, 1, S, S)."""
+    reach = masks.shape[-1] // 64
+    out = torch.roll(masks, (int(rng.integers(-reach, reach + 1)), int(rng.integers(-reach, reach + 1))), (2, 3))
+    kind = rng.random()
+    if kind < 0.25:
+        out = F.max_pool2d(out, 2 * reach + 1, 1, reach)
+    elif kind < 0.5:
+        out = 1 - F.max_pool2d(1 - out, 2 * reach + 1, 1, reach)
+    keep = torch.from_numpy(rng.random(len(out)) > 0.12).float()[:, None, None, None]
+    return out * keep
+
+
+def encode(segmenter: Segmenter, batch: Batch) -> Features:
+    """Every frame of the batch once: B * F slices, the frames of a task side by side."""
+    return segmenter.encode(normalise(batch.images.flatten(0, 1)))
+
+
+def decode(segmenter: Segmenter, batch: Batch, features: Features, rng: np.random.Generator) -> Masks:
+    """Remember references and (spoiled) neighbours, decode the target. features: of `encode`."""
+    layout = batch.layout
+
+    def rows(frame: int) -> torch.Tensor:
+        return batch.of * layout.frames + frame
+
+    references = [segmenter.remember(features.rows(rows(i)), batch.masks[:, i]) for i in range(layout.references)]
+    neighbours = [
+        segmenter.remember(features.rows(rows(i)), spoiled(batch.masks[:, i], rng))
+        for i in range(layout.target + 1, layout.frames)
+    ]
+    return segmenter.decode(features.rows(rows(layout.target)), references, neighbours)
+
+
+def predict(segmenter: Segmenter, batch: Batch, rng: np.random.Generator) -> Masks:
+    """Encode and decode."""
+    return decode(segmenter, batch, encode(segmenter, batch), rng)
+
+
+def dice_of(probability: torch.Tensor, truth: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
+    """Dice of each row. (K, 1, S, S) each -> (K,)."""
+    p, t = probability.flatten(1), truth.flatten(1)
+    return (2 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)
+
+
+def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor, gate_weight: float = 0.5) -> torch.Tensor:
+    """5 BCE + Dice of the present structures + presence BCE + IoU error. truth: (K, 1, S, S); present: (K,) bool."""
+    logits = F.interpolate(masks.logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
+    gate = F.binary_cross_entropy_with_logits(masks.presence, present.float())
+    if not present.any():
+        return gate + 0 * masks.logits.sum() + 0 * masks.iou.sum()
+    logits, truth = logits[present], truth[present]
+    mask = 5 * F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice_of(logits.sigmoid(), truth).mean()
+    with torch.no_grad():
+        hard = (logits > 0).float()
+        both = (hard * truth).flatten(1).sum(1)
+        iou = both / (hard.flatten(1).sum(1) + truth.flatten(1).sum(1) - both).clamp(min=1)
+    return mask + gate_weight * gate + 0.5 * F.l1_loss(masks.iou[present], iou)
+
+
+@torch.no_grad()
+def validate(segmenter: Segmenter, source: Mixture, size: int, batches: int = 4) -> dict[str, float]:
+    """Dice of the present structures for each source beside copying the reference, their mean, presence accuracy."""
+    scores: dict[str, float] = {}
+    layout = Layout(1, 0)
+    right: list[float] = []
+    segmenter.model.eval()
+    for name, _, one in source.sources:
+        dice, copied = [], []
+        for i in range(batches):
+            batch = make_batch(one, (99, i), layout, 8, 4, size)
+            masks = predict(segmenter, batch, np.random.default_rng(0))
+            up = F.interpolate(masks.logits, size=(size, size), mode="bilinear", align_corners=False)
+            truth, here = batch.masks[:, layout.target], batch.present
+            dice.append(dice_of((up > 0).float()[here], truth[here], 1e-6))
+            copied.append(dice_of(batch.masks[here, 0], truth[here], 1e-6))
+            right.extend(((masks.presence > 0) == here).float().tolist())
+        scores[name] = torch.cat(dice).mean().item()
+        scores[f"{name} copied"] = torch.cat(copied).mean().item()
+    segmenter.model.train()
+    scores["mean"] = float(np.mean([scores[name] for name, _, _ in source.sources]))
+    scores["presence"] = float(np.mean(right))
+    return scores
