@@ -11,7 +11,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from rau.errors import InputError  # noqa: E402
-from rau.training import anatomy, synthetic  # noqa: E402
+from rau.training import anatomy, appearance, synthetic  # noqa: E402
 from rau.training.batch import MIN_PIXELS, make_batch, pick  # noqa: E402
 from rau.training.data import RAW, TISSUE, Anatomies, Layout, Mixture, Patients, as_patient, remove_one  # noqa: E402
 from rau.training.sets import cases_of  # noqa: E402
@@ -38,8 +38,13 @@ def patients() -> Patients:
 
 @pytest.mark.parametrize("family", [f for _, f in anatomy.FAMILIES])
 def test_each_family_draws_several_structures(family):
-    counts = [len(np.unique(family(np.random.default_rng(seed), 96))) for seed in range(6)]
+    pairs = [anatomy.random_pair(np.random.default_rng(seed), 96, family) for seed in range(6)]
+    counts = [len(np.unique(one.labels)) for one, _ in pairs]
     assert min(counts) >= 2 and max(counts) >= 3
+    for one, other in pairs:
+        assert one.labels.shape == one.relief.shape == (96, 96) and one.labels.dtype == np.uint8
+        assert one.style == other.style and np.array_equal(one.materials, other.materials)
+        assert not np.array_equal(one.labels, other.labels), "two instances are two subjects"
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 0), Layout(3, 1), Layout(2, 2)])
@@ -100,10 +105,10 @@ def test_rendered_structures_differ_in_brightness_and_stay_in_place():
     dice = synthetic.Dice(0)
     labels = torch.zeros(1, 64, 64, dtype=torch.long)
     labels[:, 20:40, 20:40] = 1
-    means = torch.zeros(1, synthetic.TABLE)
+    means = torch.zeros(1, appearance.TABLE)
     means[:, 1] = 1.0
-    image = synthetic.degrade(
-        dice, synthetic.render(dice, labels, means, torch.zeros(1, synthetic.TABLE)), torch.zeros(1)
+    image = appearance.degrade(
+        dice, appearance.render(dice, labels, means, torch.zeros(1, appearance.TABLE)), torch.zeros(1)
     )
     assert image[0, 30, 30] > 0.9 and image[0, 5, 5] < 0.1
 

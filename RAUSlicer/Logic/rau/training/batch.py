@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rau.training import synthetic
-from rau.training.data import TISSUE, Layout, Rng, Source, Task
+from rau.training import appearance, synthetic
+from rau.training.anatomy import TISSUE, Style
+from rau.training.appearance import TABLE
+from rau.training.data import Layout, Rng, Source, Task
 
 MIN_PIXELS = 10  # of a structure on the network's square; fewer: neither present nor absent
 
@@ -37,12 +39,90 @@ def warped(
     amount = amount * (0.5 + 0.5 * difficulty)
     per_subject = synthetic.affine_grid(dice, b * subjects, size, synthetic.Spread(), amount)
     index = torch.tensor([i * subjects + s for i, task in enumerate(tasks) for s in task.subjects])
-    grids = per_subject[index]
+    zooms, pans = synthetic.views(dice, b * subjects, 0.2 * difficulty)
+    grids = per_subject[index] * zooms[index] + pans[index]
     wander = torch.tensor([task.wander for task in tasks]).repeat_interleave(layout.frames)[:, None, None, None]
     shake = dice.smooth(len(index), 2, 5, size).permute(0, 2, 3, 1) * 0.06 + dice.normal(len(index), 1, 1, 2) * 0.04
     zoom = torch.exp(dice.normal(b, 1, 1, 1) * 0.15 - 0.08).repeat_interleave(layout.frames, 0)
     pan = (dice.normal(b, 1, 1, 2) * 0.08).repeat_interleave(layout.frames, 0)
     return (grids + wander * shake) * zoom + pan
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What rendering needs of a batch of tasks. styles: (B,); materials: (B, TABLE); of, subject: (N,) of each frame;
+    relief: (N, S, S); real: (N,) bool.
+    """
+
+    styles: torch.Tensor
+    materials: torch.Tensor
+    of: torch.Tensor
+    subject: torch.Tensor
+    relief: torch.Tensor
+    real: torch.Tensor
+
+
+def scene_of(tasks: Sequence[Task], grids: torch.Tensor, layout: Layout) -> Scene:
+    """grids: (N, S, S, 2), by which the relief is deformed as the labels are."""
+    subjects = layout.references + 1
+    plain = torch.arange(TABLE)
+    styles = torch.tensor([int(task.style) for task in tasks])
+    materials = torch.stack([plain if t.materials is None else torch.from_numpy(t.materials).long() for t in tasks])
+    of = torch.arange(len(tasks)).repeat_interleave(layout.frames)
+    subject = torch.tensor([i * subjects + s for i, task in enumerate(tasks) for s in task.subjects])
+    relief = torch.zeros(grids.shape[:3])
+    raised = torch.tensor([task.relief is not None for task in tasks])[of]
+    if raised.any():
+        maps = np.concatenate([task.relief for task in tasks if task.relief is not None])
+        relief[raised] = synthetic.sample_images(torch.from_numpy(maps), grids[raised])
+    real = torch.tensor([task.images is not None for task in tasks])[of]
+    return Scene(styles, materials, of, subject, relief, real)
+
+
+def brightness(scene: Scene, layout: Layout, dice: synthetic.Dice, difficulty: float) -> torch.Tensor:
+    """(N, TABLE) mean brightness of each label value in each frame: subjects of a task differ mildly, seldom wholly."""
+    subjects = layout.references + 1
+    means = appearance.contrasts(dice, scene.styles, 0.3 * difficulty).repeat_interleave(subjects, 0)
+    means = means + dice.normal(*means.shape) * 0.035
+    other = dice.chance(0.1 * difficulty, len(scene.styles)).repeat_interleave(subjects)
+    styles = scene.styles.repeat_interleave(subjects)
+    means = torch.where(other[:, None], appearance.contrasts(dice, styles), means)
+    return means[scene.subject].gather(1, scene.materials[scene.of])
+
+
+def rendered(
+    scene: Scene, labels: torch.Tensor, layout: Layout, dice: synthetic.Dice, difficulty: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, S, S) pictures of the label maps and of a second dye, before the scanner's effects."""
+    b = len(scene.styles)
+    plain = scene.styles == int(Style.PLAIN)
+    means = brightness(scene, layout, dice, difficulty)
+    second = brightness(scene, layout, dice, difficulty)
+    textures = dice.uniform(0, 0.12, b, 1, 1) * dice.uniform(0, 1, b, 2, TABLE) ** 2
+    rim = appearance.chance_of(dice, scene.styles, "rim") & dice.chance(difficulty, b)
+    grainy = plain & ~rim & dice.chance(0.1 * difficulty, b)  # told apart by texture alone
+    textures = torch.where(grainy[:, None, None], 0.3 * dice.uniform(0, 1, b, 2, TABLE) ** 2, textures)
+    textures = textures.gather(2, scene.materials[:, None].expand(-1, 2, -1))
+    flat = torch.where(grainy, 0.15, torch.where(rim, 0.3, 1.0))[scene.of][:, None]
+    means = means * flat + 0.4 * (1 - flat)
+    image = appearance.render(dice, labels, means, textures[scene.of])
+    low, high = torch.tensor([appearance.LOOKS[s].relief for s in Style])[scene.styles].T
+    weight = (low + (high - low) * dice.uniform(0, 1, b))[scene.of]
+    image = image + weight[:, None, None] * scene.relief
+    edges = rim[scene.of]
+    if edges.any():
+        height = dice.uniform(0.25, 0.8, b)[scene.of][edges]
+        image[edges] += height[:, None, None] * appearance.rims(labels[edges])
+    size = labels.shape[1]
+    return image, appearance.blur(second.gather(1, labels.flatten(1)).view(-1, size, size), 0.8)
+
+
+def inverted(scene: Scene, layout: Layout, dice: synthetic.Dice, difficulty: float) -> torch.Tensor:
+    """(N,) bool: all frames of a task, or one subject's, are shown as their negative. Seldom."""
+    b = len(scene.styles)
+    whole = dice.chance(0.1 * difficulty, b)[scene.of] & scene.real
+    one = dice.chance(0.03 * difficulty, b * (layout.references + 1))[scene.subject]
+    return whole ^ one
 
 
 def pictures(
@@ -54,26 +134,28 @@ def pictures(
     dice: synthetic.Dice,
     difficulty: float = 1.0,
 ) -> torch.Tensor:
-    """(B * F, 3, S, S) images of the deformed label maps (or of the real slices, deformed alike)."""
-    b, f, subjects = len(tasks), layout.frames, layout.references + 1
-    index = torch.tensor([i * subjects + s for i, task in enumerate(tasks) for s in task.subjects])
-    real = torch.tensor([task.images is not None and not colour for task in tasks]).repeat_interleave(f)
-    strength = torch.where(real, 0.35, 1.0) * (0.25 + 0.75 * difficulty)
-    channels = []
-    textures = (dice.uniform(0, 0.12, b, 1) * dice.uniform(0, 1, b, synthetic.TABLE)).repeat_interleave(f, 0)
-    for _ in range(3 if colour else 1):
-        means = synthetic.contrasts(dice, b, 0.3 * difficulty).repeat_interleave(subjects, 0)
-        means = means + dice.normal(b * subjects, synthetic.TABLE) * 0.03
-        other = dice.chance(0.2 * difficulty, b).repeat_interleave(subjects)
-        means = torch.where(other[:, None], synthetic.contrasts(dice, b * subjects), means)
-        image = synthetic.render(dice, labels, means[index], textures)
-        if real.any():
-            slices = torch.from_numpy(
-                np.concatenate([t.images for t in tasks if t.images is not None]).astype(np.float32)
-            )
-            image[real] = synthetic.sample_images(slices, grids[real])
-        channels.append(synthetic.degrade(dice, image, strength))
-    return torch.stack(channels * (1 if colour else 3), 1)
+    """(B * F, 3, S, S) images of the deformed label maps (or of the real slices, deformed alike).
+
+    colour: whether stained tissue, fundus photographs and the like may be coloured; else all is grey.
+    """
+    scene = scene_of(tasks, grids, layout)
+    image, second = rendered(scene, labels, layout, dice, difficulty)
+    real, of = scene.real, scene.of
+    if real.any():
+        slices = torch.from_numpy(np.concatenate([t.images for t in tasks if t.images is not None]).astype(np.float32))
+        image[real] = synthetic.sample_images(slices, grids[real])
+    strength = torch.where(real, 0.45, 1.0) * (0.25 + 0.75 * difficulty)
+    speckled = appearance.chance_of(dice, scene.styles, "speckle")[of] & ~real
+    shaded = appearance.chance_of(dice, scene.styles, "vignette")[of] & ~real
+    image = appearance.degrade(dice, image, strength, of, speckled, shaded)
+    image = torch.where(inverted(scene, layout, dice, difficulty)[:, None, None], 1 - image, image)
+    dyed = appearance.chance_of(dice, scene.styles, "colour")[of] & ~real
+    outside = (scene.styles == int(Style.FUNDUS))[of][:, None, None] & (labels == 0)
+    shown = image.masked_fill(outside, 0)[:, None].repeat(1, 3, 1, 1)
+    if colour and dyed.any():
+        pictures = appearance.dyed(dice, image[dyed], second[dyed], scene.styles, of[dyed])
+        shown[dyed] = pictures.masked_fill(outside[dyed][:, None], 0)
+    return shown
 
 
 def pick(rng: Rng, counts: np.ndarray, layout: Layout, k: int) -> list[list[int]]:
@@ -119,8 +201,7 @@ def make_batch(
             break
     else:
         raise RuntimeError("no structure could be drawn from the training data")
-    colour = bool(rng.random() < 0.08 * difficulty)
-    images = pictures(drawn, labels, grids, layout, colour, dice, difficulty)
+    images = pictures(drawn, labels, grids, layout, True, dice, difficulty)
     stacked = torch.stack(masks)
     present = stacked[:, layout.target].flatten(1).sum(1) > 0
     return Batch(images.view(tasks, layout.frames, 3, size, size), stacked, torch.tensor(of), present, layout)

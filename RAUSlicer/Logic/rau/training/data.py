@@ -14,10 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from rau.training.anatomy import random_anatomy
+from rau.training.anatomy import FORMAT, TISSUE, Style, random_pair
 
 RAW = 208  # P, pixels of a drawn frame
-TISSUE = 200  # label values from here on are unlabelled tissue, told apart by brightness: rendered, never asked for
 Rng = np.random.Generator
 
 
@@ -43,6 +42,7 @@ class Task:
 
     subjects: for each frame whose anatomy it is (frames of one subject deform alike). amount: how strongly subjects are
     deformed, 1 where both are the same original. wander: extra deformation of each frame, for levels that differ.
+    relief: (F, P, P) float32, materials: (256,), style: as in `rau.training.anatomy.Anatomy`.
     """
 
     labels: np.ndarray
@@ -50,6 +50,9 @@ class Task:
     subjects: tuple[int, ...]
     amount: float
     wander: float
+    relief: np.ndarray | None = None
+    materials: np.ndarray | None = None
+    style: Style = Style.PLAIN
 
 
 class Source(Protocol):
@@ -82,29 +85,52 @@ def remove_one(rng: Rng, labels: np.ndarray, layout: Layout) -> None:
         later[later == value] = counts.argmax()
 
 
+PAIR = np.dtype(
+    [("labels", "u1", (2, RAW, RAW)), ("relief", "i1", (2, RAW, RAW)), ("materials", "u1", (256,)), ("style", "u1")]
+)  # two instances of an anatomy in the pool; relief in 1/127
+
+
+def anatomy_pair(rng: Rng) -> np.ndarray:
+    """One `PAIR` of a random family."""
+    pair, record = random_pair(rng, RAW), np.zeros((), PAIR)
+    for k, one in enumerate(pair):
+        record["labels"][k], record["relief"][k] = one.labels, np.round(one.relief * 127)
+    record["materials"], record["style"] = pair[0].materials, pair[0].style
+    return record
+
+
 class Anatomies:
-    """A pool of random anatomies; every use is a new pair of subjects."""
+    """A pool of random anatomies, two instances of each; every use is a new pair of subjects."""
 
     removal = 0.3  # chance that the target lacks a structure of the reference
+    apart = 0.75  # chance that reference and target are two instances, not one deformed twice
 
     def __init__(self, seed: int, count: int = 1200, cache: Path | None = None) -> None:
-        path = cache / f"anatomies-{seed}-{count}.npy" if cache else None
+        path = cache / f"anatomies-f{FORMAT}-{seed}-{count}.npy" if cache else None
         if path and path.exists():
             self.pool = np.load(path, mmap_mode="r", allow_pickle=False)
             return
         rng = np.random.default_rng(seed)
-        self.pool = np.stack([random_anatomy(rng, RAW) for _ in range(count)])
+        self.pool = np.stack([anatomy_pair(rng) for _ in range(count)])
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path.with_suffix(".part.npy"), self.pool)
             os.replace(path.with_suffix(".part.npy"), path)
 
     def draw(self, rng: Rng, layout: Layout) -> Task:
-        one = turn(rng, np.array(self.pool[rng.integers(len(self.pool))])[None])
-        labels = np.repeat(one, layout.frames, 0)
+        record = self.pool[rng.integers(len(self.pool))]
+        first, apart = int(rng.integers(2)), rng.random() < self.apart
+        which = [first] * layout.references + [1 - first if apart else first] * (layout.frames - layout.references)
+        relief = record["relief"][which].astype(np.float32) / 127
+        stacked = turn(rng, np.stack([record["labels"][which].astype(np.float32), relief], 1).reshape(-1, RAW, RAW))
+        labels = stacked[0::2].astype(np.uint8)
         if rng.random() < self.removal:
             remove_one(rng, labels, layout)
-        return Task(labels, None, subjects_of(rng, layout, 0.5), float(rng.uniform(0.4, 1.2)), 0.25)
+        amount = float(rng.uniform(0.0, 0.5) if apart else rng.uniform(0.4, 1.1))
+        relief = np.ascontiguousarray(stacked[1::2])
+        style = Style(int(record["style"]))
+        subjects = subjects_of(rng, layout, 0.5)
+        return Task(labels, None, subjects, amount, 0.12, relief, np.array(record["materials"]), style)
 
 
 def turn(rng: Rng, frames: np.ndarray) -> np.ndarray:
