@@ -39,7 +39,7 @@ T = TISSUE
 LOOKS = {
     Style.PLAIN: Look(0.03, 0.06, 0.06, 0.05, (0.0, 0.3)),
     Style.STAIN: Look(
-        0.9, 0.0, 0.15, 0.2, (0.3, 0.8), ((1.7, 2.0, 0.6), (0.2, 1.1, 0.7)),
+        0.9, 0.0, 0.03, 0.2, (0.3, 0.8), ((1.7, 2.0, 0.6), (0.2, 1.1, 0.7)),
         (((T,), 0.8, 1.0), ((T + 1,), 0.45, 0.8), ((1,), 0.35, 0.85), ((2,), 0.0, 0.35), ((T + 2,), 0.0, 0.4)),
     ),
     Style.FUNDUS: Look(
@@ -124,8 +124,13 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     x = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    padded = F.pad(images[:, None], (radius,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
+    for dim in (1, 2):  # shifted sums: several times as fast as conv2d of one channel
+        index = torch.arange(-radius, images.shape[dim] + radius).clamp(0, images.shape[dim] - 1)
+        padded, size = images.index_select(dim, index), images.shape[dim]
+        images = padded.narrow(dim, 0, size) * kernel[0]
+        for k in range(1, len(kernel)):
+            images.add_(padded.narrow(dim, k, size), alpha=float(kernel[k]))
+    return images
 
 
 def ringing(images: torch.Tensor, keep: float) -> torch.Tensor:

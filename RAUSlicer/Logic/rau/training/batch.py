@@ -43,7 +43,7 @@ def warped(
     grids = per_subject[index] * zooms[index] + pans[index]
     wander = torch.tensor([task.wander for task in tasks]).repeat_interleave(layout.frames)[:, None, None, None]
     shake = dice.smooth(len(index), 2, 5, size).permute(0, 2, 3, 1) * 0.06 + dice.normal(len(index), 1, 1, 2) * 0.04
-    zoom = torch.exp(dice.normal(b, 1, 1, 1) * 0.15 - 0.08).repeat_interleave(layout.frames, 0)
+    zoom = torch.exp(dice.normal(b, 1, 1, 1) * 0.13 - 0.15).repeat_interleave(layout.frames, 0)
     pan = (dice.normal(b, 1, 1, 2) * 0.08).repeat_interleave(layout.frames, 0)
     return (grids + wander * shake) * zoom + pan
 
@@ -92,18 +92,17 @@ def brightness(scene: Scene, layout: Layout, dice: synthetic.Dice, difficulty: f
 
 def rendered(
     scene: Scene, labels: torch.Tensor, layout: Layout, dice: synthetic.Dice, difficulty: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, S, S) pictures of the label maps and of a second dye, before the scanner's effects."""
+) -> torch.Tensor:
+    """(N, S, S) pictures of the label maps, before the scanner's effects."""
     b = len(scene.styles)
     plain = scene.styles == int(Style.PLAIN)
     means = brightness(scene, layout, dice, difficulty)
-    second = brightness(scene, layout, dice, difficulty)
     textures = dice.uniform(0, 0.12, b, 1, 1) * dice.uniform(0, 1, b, 2, TABLE) ** 2
     rim = appearance.chance_of(dice, scene.styles, "rim") & dice.chance(difficulty, b)
-    grainy = plain & ~rim & dice.chance(0.1 * difficulty, b)  # told apart by texture alone
-    textures = torch.where(grainy[:, None, None], 0.3 * dice.uniform(0, 1, b, 2, TABLE) ** 2, textures)
+    grainy = plain & ~rim & dice.chance(0.06 * difficulty, b)  # told apart by texture alone
+    textures = torch.where(grainy[:, None, None], 0.22 * dice.uniform(0, 1, b, 2, TABLE) ** 2, textures)
     textures = textures.gather(2, scene.materials[:, None].expand(-1, 2, -1))
-    flat = torch.where(grainy, 0.15, torch.where(rim, 0.3, 1.0))[scene.of][:, None]
+    flat = torch.where(grainy, 0.25, torch.where(rim, 0.3, 1.0))[scene.of][:, None]
     means = means * flat + 0.4 * (1 - flat)
     image = appearance.render(dice, labels, means, textures[scene.of])
     low, high = torch.tensor([appearance.LOOKS[s].relief for s in Style])[scene.styles].T
@@ -113,8 +112,7 @@ def rendered(
     if edges.any():
         height = dice.uniform(0.25, 0.8, b)[scene.of][edges]
         image[edges] += height[:, None, None] * appearance.rims(labels[edges])
-    size = labels.shape[1]
-    return image, appearance.blur(second.gather(1, labels.flatten(1)).view(-1, size, size), 0.8)
+    return image
 
 
 def inverted(scene: Scene, layout: Layout, dice: synthetic.Dice, difficulty: float) -> torch.Tensor:
@@ -139,7 +137,7 @@ def pictures(
     colour: whether stained tissue, fundus photographs and the like may be coloured; else all is grey.
     """
     scene = scene_of(tasks, grids, layout)
-    image, second = rendered(scene, labels, layout, dice, difficulty)
+    image = rendered(scene, labels, layout, dice, difficulty)
     real, of = scene.real, scene.of
     if real.any():
         slices = torch.from_numpy(np.concatenate([t.images for t in tasks if t.images is not None]).astype(np.float32))
@@ -153,8 +151,10 @@ def pictures(
     outside = (scene.styles == int(Style.FUNDUS))[of][:, None, None] & (labels == 0)
     shown = image.masked_fill(outside, 0)[:, None].repeat(1, 3, 1, 1)
     if colour and dyed.any():
-        pictures = appearance.dyed(dice, image[dyed], second[dyed], scene.styles, of[dyed])
-        shown[dyed] = pictures.masked_fill(outside[dyed][:, None], 0)
+        means = brightness(scene, layout, dice, difficulty)[dyed]
+        second = appearance.blur(means.gather(1, labels[dyed].flatten(1)).view_as(image[dyed]), 0.8)
+        stained = appearance.dyed(dice, image[dyed], second, scene.styles, of[dyed])
+        shown[dyed] = stained.masked_fill(outside[dyed].expand_as(second)[:, None], 0)
     return shown
 
 

@@ -15,7 +15,7 @@ from rau.training.anatomy.shapes import TISSUE, Anatomy, Rng, Style
 
 __all__ = ["FAMILIES", "FORMAT", "TISSUE", "Anatomy", "Style", "random_pair"]
 
-FORMAT = 2  # of what the families draw: raise it when they change, so that no old cache is read
+FORMAT = 3  # of what the families draw: raise it when they change, so that no old cache is read
 Family = Callable[[Rng, Rng, int], Anatomy]
 FAMILIES: tuple[tuple[float, Family], ...] = (
     (0.14, abstract.blobs),

@@ -69,13 +69,13 @@ def sector(canvas: Canvas, plan: Rng) -> np.ndarray:
 
 def fetus(plan: Rng, own: Rng, size: int) -> Anatomy:
     """A bright ellipse in speckle, brightest where the beam meets it at a right angle; inside much as outside."""
-    canvas = Canvas(own, size, Style.ULTRASOUND, vary=0.05, wobble=plan.uniform(0.004, 0.015))
+    canvas = Canvas(own, size, Style.ULTRASOUND, vary=0.08, wobble=plan.uniform(0.004, 0.015))
     seen = sector(canvas, plan)
     canvas.labels[seen] = TISSUE
     canvas.labels[(smooth_noise(own, size, 4)[0] > 0.7) & seen] = TISSUE + 1
     r0, aspect = log_uniform(plan, 0.25, 0.75), plan.uniform(0.65, 0.95)
     angle = np.pi / 2 + plan.normal() * 0.3 + own.normal() * 0.5
-    cy, cx = own.normal(size=2) * 0.12 + [0.05, 0]
+    cy, cx = own.normal(size=2) * 0.15 + [0.05, 0]
     r = canvas.ellipse(1, cy, cx, r0, r0 * aspect, angle, seen)
     bone = np.exp(-(((r - 1) / plan.uniform(0.03, 0.08)) ** 2))
     facing = 0.35 + 0.65 * np.abs(np.clip((canvas.y - cy) / r0, -1, 1))

@@ -26,7 +26,7 @@ def clutter(canvas: Canvas, plan: Rng) -> None:
 
 def lungs(plan: Rng, own: Rng, size: int) -> Anatomy:
     """A chest film: two dark lungs (one material), the heart between them, clavicles and ribs across."""
-    canvas = Canvas(own, size, Style.XRAY, vary=0.03, wobble=plan.uniform(0.01, 0.03))
+    canvas = Canvas(own, size, Style.XRAY, vary=0.05, wobble=plan.uniform(0.01, 0.03))
     canvas.ellipse(TISSUE, 0.2, 0, 1.35, plan.uniform(0.85, 1.3))
     clutter(canvas, plan)
     a, b, off = plan.uniform(0.5, 0.75), plan.uniform(0.24, 0.34), plan.uniform(0.38, 0.5)

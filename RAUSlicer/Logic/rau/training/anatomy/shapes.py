@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -37,12 +38,19 @@ class Anatomy:
     style: Style = Style.PLAIN
 
 
+@lru_cache(maxsize=64)
+def spline(size: int, cells: int) -> np.ndarray:
+    """(size, cells + 3) float32: cubic interpolation of a line of `cells` knots and its margins, as a matrix."""
+    zoomed = ndimage.zoom(np.eye(cells + 3), ((size + 8) / cells, 1), order=3, mode="nearest")
+    start = (len(zoomed) - size) // 2
+    return zoomed[start : start + size].astype(np.float32)
+
+
 def smooth_noise(rng: Rng, size: int, cells: int, channels: int = 1) -> np.ndarray:
     """(channels, size, size) smooth random fields of about unit deviation with `cells` features a side."""
     field = rng.normal(size=(channels, cells + 3, cells + 3)).astype(np.float32)
-    zoomed = ndimage.zoom(field, (1, (size + 8) / cells, (size + 8) / cells), order=3, mode="nearest")
-    start = (zoomed.shape[1] - size) // 2
-    return zoomed[:, start : start + size, start : start + size] * 1.4
+    matrix = spline(size, cells)
+    return matrix @ field @ matrix.T * 1.4
 
 
 def grid(size: int) -> tuple[np.ndarray, np.ndarray]:

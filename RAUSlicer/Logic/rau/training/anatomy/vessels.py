@@ -45,7 +45,7 @@ def mesh(plan: Rng, own: Rng, size: int) -> Anatomy:
     hole = canvas.radius(0, 0, zone, zone)
     net = np.abs(smooth_noise(own, size, int(plan.integers(14, 26)))[0]) < plan.uniform(0.06, 0.16)
     large = np.zeros((size, size), bool)
-    bend, fork = plan.uniform(0.03, 0.12), plan.uniform(0.02, 0.05)
+    bend, fork = plan.uniform(0.01, 0.05), plan.uniform(0.02, 0.05)
     for _ in range(int(plan.integers(4, 10))):
         turn = own.uniform(0, 2 * np.pi)
         start = size / 2 + size * 0.55 * np.array([np.sin(turn), np.cos(turn)])
@@ -69,7 +69,7 @@ def angiogram(plan: Rng, own: Rng, size: int) -> Anatomy:
     canvas = Canvas(own, size, Style.XRAY if plan.random() < 0.6 else Style.GLOW, vary=0.03)
     canvas.labels[:] = TISSUE
     canvas.relief = 0.35 * smooth_noise(own, size, 3)[0] + 0.12 * smooth_noise(own, size, 10)[0]
-    width, fork, bend = log_uniform(plan, 1.5, 6.0), plan.uniform(0.012, 0.03), plan.uniform(0.03, 0.12)
+    width, fork, bend = log_uniform(plan, 1.5, 6.0), plan.uniform(0.012, 0.03), plan.uniform(0.015, 0.06)
     for value in range(1, int(plan.integers(2, 4))):
         entry, heading = plan.uniform(0.05, 0.95), plan.uniform(0.25, 0.75) * np.pi
         start = np.array([0.03, entry + own.normal() * 0.06]) * size
