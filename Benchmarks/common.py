@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from scores import Kept, Score, scores_of, write_whole
+
 from rau.errors import RauError
-from rau.evaluation.baselines import copied
-from rau.evaluation.metrics import dice_of_structures, mean, mean_of
+from rau.evaluation.baselines import BASELINES, Baseline
+from rau.evaluation.metrics import dice_of_structures, mean_of
 from rau.evaluation.pairs import Pair
 from rau.models.engine import Engine, load_engine
 from rau.pipeline import segment
@@ -27,22 +26,29 @@ from rau.volume.volume import LabelMap, Volume
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pair. dice, copied: means over structures, None where nothing was to be found or drawn.
+    """What became of a pair. dice: mean over structures, None where nothing was to be found or drawn.
 
     seconds: for the segmentation alone, models loaded and files read. error: why there is no result, one line.
+    baselines: their scores by name, of those that take such images.
     """
 
     pair: str
     dice: float | None = None
-    copied: float | None = None
     seconds: float = 0.0
     structures: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
+    baselines: dict[str, Score] = field(default_factory=dict)
 
     def line(self) -> str:
-        if self.error:
-            return f"  {self.pair}: failed: {self.error}"
-        return f"  {self.pair}: Dice {number(self.dice)}, copying {number(self.copied)}, {self.seconds:.1f} s"
+        told = f"failed: {self.error}" if self.error else f"Dice {number(self.dice)} in {self.seconds:.1f} s"
+        return "; ".join([f"  {self.pair}: {told}", *(_told(name, one) for name, one in self.baselines.items())])
+
+
+def _told(name: str, score: Score) -> str:
+    title = next((one.title for one in BASELINES if one.name == name), name)
+    if score.error:
+        return f"{title} failed: {score.error}"
+    return f"{title} {number(score.dice)}" + (" (kept)" if score.cached else f" in {score.seconds:.1f} s")
 
 
 def number(value: float | None) -> str:
@@ -55,26 +61,44 @@ def read_pair(pair: Pair) -> tuple[Reference, Volume, LabelMap]:
     return Reference(*pair.reference.read()), target, truth
 
 
-def run_pair(pair: Pair, engine: Engine, settings: SegmentSettings) -> tuple[Outcome, SegmentResult | None]:
-    """Segment the target from the reference. Whatever goes wrong is told in the outcome: the others still run."""
+def run_pair(
+    pair: Pair,
+    engine: Engine,
+    settings: SegmentSettings,
+    baselines: Callable[[Volume], Sequence[Baseline]] = lambda _: (),
+    kept: Kept | None = None,
+) -> tuple[Outcome, SegmentResult | None]:
+    """Segment the target from the reference, then run the baselines. Whatever goes wrong is told: the others still run.
+
+    baselines: which ones, for this target. kept: their scores of earlier runs.
+    """
+    result = None
     try:
-        reference, target, truth = read_pair(pair)
+        read = read_pair(pair)
+        outcome, result = _segmented(pair, read, engine, settings)
+        return replace(outcome, baselines=scores_of(pair, read, baselines(read[1]), kept or Kept())), result
+    except Exception as problem:  # a pair that cannot be read, or a file of scores that cannot be written
+        return Outcome(pair.label, error=_line(problem)), result
+
+
+def _segmented(
+    pair: Pair, read: tuple[Reference, Volume, LabelMap], engine: Engine, settings: SegmentSettings
+) -> tuple[Outcome, SegmentResult | None]:
+    reference, target, truth = read
+    try:
         start = time.perf_counter()
         result = segment([reference], target, settings, engine=engine)
         seconds = time.perf_counter() - start
         by_name = dice_of_structures(truth, result.labels, reference.structures)
-        copy = mean_of(dice_of_structures(truth, copied(reference, target), reference.structures))
-        return Outcome(pair.label, mean_of(by_name), copy, seconds, by_name), result
-    except RauError as problem:
-        return Outcome(pair.label, error=str(problem)), None
+        return Outcome(pair.label, mean_of(by_name), seconds, by_name), result
     except Exception as problem:  # a benchmark reports a defect and goes on
-        return Outcome(pair.label, error=f"{type(problem).__name__}: {' '.join(str(problem).split())}"), None
+        return Outcome(pair.label, error=_line(problem)), None
 
 
-def means(outcomes: Iterable[Outcome]) -> tuple[float | None, float | None, float | None]:
-    """Dice, Dice of copying, seconds: means over the pairs that ended well."""
-    good = [one for one in outcomes if not one.error]
-    return mean(one.dice for one in good), mean(one.copied for one in good), mean(one.seconds for one in good)
+def _line(problem: Exception) -> str:
+    return (
+        str(problem) if isinstance(problem, RauError) else f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+    )
 
 
 def options(description: str) -> argparse.ArgumentParser:
@@ -94,13 +118,9 @@ def engine_for(arguments: argparse.Namespace) -> tuple[Engine, SegmentSettings]:
 
 
 def write_json(path: Path | None, figures: dict[str, Any]) -> None:
-    """Write the figures whole or not at all; nothing without a path."""
-    if path is None:
-        return
-    with tempfile.NamedTemporaryFile("w", dir=path.resolve().parent, suffix=".part", delete=False) as file:
-        json.dump(figures, file, indent=1)
-        file.write("\n")
-    os.replace(file.name, path)
+    """Write the figures whole or not at all; nothing without a path. Raises InputError."""
+    if path is not None:
+        write_whole(path, figures)
 
 
 def say(text: str) -> None:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
 import common
 import numpy as np
+from scores import Score
 
 from rau.errors import RauError
-from rau.evaluation.baselines import copied, registered
+from rau.evaluation.baselines import CONVEX_ADAM, COPYING
 from rau.evaluation.datasets import held_out_cases
-from rau.evaluation.metrics import dice_of_structures, mean, mean_of
+from rau.evaluation.metrics import mean
 from rau.evaluation.pairs import Pair, chain
 from rau.evaluation.tables import print_table
 from rau.results import SegmentResult
@@ -29,15 +29,6 @@ from rau.results import SegmentResult
 PAIRS = 20
 QUICK = 3
 REQUIRED = 0.78
-
-
-def baseline(pair: Pair, method: object) -> tuple[float, float]:
-    """Dice and seconds of `copied` or `registered`."""
-    reference, target, truth = common.read_pair(pair)
-    start = time.perf_counter()
-    labels = method(reference, target)
-    seconds = time.perf_counter() - start
-    return mean_of(dice_of_structures(truth, labels, reference.structures)) or 0.0, seconds
 
 
 def by_command(pair: Pair, arguments: Namespace) -> np.ndarray:
@@ -73,6 +64,13 @@ def same_by_command(pair: Pair, result: SegmentResult | None, arguments: Namespa
     return f"`rau segment` differs in {differing} voxels" if differing else ""
 
 
+def row_of(outcome: common.Outcome) -> list[str | float | None]:
+    """Pair, Dice of the three methods, seconds of the three; None where a method failed."""
+    others = [outcome.baselines.get(one.name, Score(error="not run")) for one in (COPYING, CONVEX_ADAM)]
+    seconds = [None if one.error else one.seconds for one in (outcome, *others)]
+    return [outcome.pair, outcome.dice, *(one.dice for one in others), *seconds]
+
+
 def main() -> int:
     parser = common.options(__doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"how many pairs (default {PAIRS})")
@@ -82,27 +80,22 @@ def main() -> int:
         engine, settings = common.engine_for(arguments)
     except RauError as problem:
         return common.stop(problem)
-    baseline(pairs[0], registered)  # loads its libraries, so that the times below are of the work
     rows, figures, problem = [], [], ""
     for place, pair in enumerate(pairs):
-        outcome, result = common.run_pair(pair, engine, settings)
+        outcome, result = common.run_pair(pair, engine, settings, lambda _: (COPYING, CONVEX_ADAM))
         common.say(outcome.line())
-        copying, copying_seconds = baseline(pair, copied)
-        convex, convex_seconds = baseline(pair, registered)
         if place == 0:
             problem = same_by_command(pair, result, arguments)
-        rows.append([pair.label, outcome.dice, copying, convex, outcome.seconds, copying_seconds, convex_seconds])
-        more = {"convexadam": convex, "convexadam_seconds": convex_seconds, "copied_seconds": copying_seconds}
-        figures.append({**asdict(outcome), **more})
+        rows.append(row_of(outcome))
+        figures.append(asdict(outcome))
     average = [mean(row[column] for row in rows) for column in range(1, 7)]
     columns = ["pair", "rau segment", "copying", "ConvexAdam", "rau s", "copying s", "ConvexAdam s"]
     print_table("Dice and seconds", columns, [*rows, ["mean", *average]])
     failed = sum(bool(one["error"]) for one in figures)
     common.say(problem or f"`rau segment` gives the same voxels as the engine ({pairs[0].label})")
-    names = ("dice", "copied", "convexadam", "seconds", "copied_seconds", "convexadam_seconds")
-    common.write_json(
-        arguments.json, {"pairs": figures, "means": dict(zip(names, average)), "versions": engine.versions()}
-    )
+    names = ("dice", "copying", "convex_adam", "seconds", "copying_seconds", "convex_adam_seconds")
+    told = {"pairs": figures, "means": dict(zip(names, average)), "versions": engine.versions()}
+    common.write_json(arguments.json, told)
     figure = average[0] or 0.0
     common.say(
         f"mean Dice {figure:.3f} (copying {common.number(average[1])}, ConvexAdam {common.number(average[2])}) over "

@@ -47,17 +47,20 @@ def call(repository: Path, script: str, data: Path, *more: str) -> subprocess.Co
 
 @needs_model
 @pytest.mark.slow
-def test_a_set_runs_and_its_figures_are_written(repository, data):
-    out = data / "figures.json"
-    done = call(
-        repository, "evaluation_sets.py", data, "--sets", "discs", "--limit", "2", "--check", "--json", str(out)
-    )
+def test_a_set_runs_and_its_figures_and_pictures_are_written(repository, data):
+    out, pictures = data / "figures.json", data / "pictures"
+    more = ["--limit", "2", "--json", str(out), "--pictures", str(pictures), "--baselines", str(data / "kept.json")]
+    done = call(repository, "evaluation_sets.py", data, "--sets", "discs", *more)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "1 of 1 sets ran"
+    assert done.stdout.splitlines()[-1].endswith("1 of 1 sets ran") and "mean margin over 1" in done.stdout
     pairs = json.loads(out.read_text())["sets"]["discs"]
     assert [one["pair"] for one in pairs] == ["case_2 -> case_0", "case_0 -> case_1"]
-    assert all(0 <= one["dice"] <= 1 and 0.5 < one["copied"] <= 1 and not one["error"] for one in pairs)
+    assert all(0 <= one["dice"] <= 1 and not one["error"] for one in pairs)
+    assert all(0.5 < one["baselines"][name]["dice"] <= 1 for one in pairs for name in ("copying", "bspline"))
     assert f"{np.mean([one['dice'] for one in pairs]):.3f}" in done.stdout
+    assert (pictures / "discs.png").is_file()
+    again = call(repository, "evaluation_sets.py", data, "--sets", "discs", *more)
+    assert again.stdout.count("B-spline 0.") + again.stdout.count("B-spline 1.") == 2 and "(kept)" in again.stdout
 
 
 @needs_model
@@ -67,7 +70,7 @@ def test_a_broken_case_is_told_and_the_others_run(repository, data):
     done = call(repository, "evaluation_sets.py", data, "--sets", "discs", "--check")
     assert done.returncode == 1
     assert done.stdout.count("failed: ") == 2 and done.stdout.count("copying 0.") == 1
-    assert "Traceback" not in done.stderr and "Did not run to the end: discs" in done.stdout
+    assert "Traceback" not in done.stderr and "did not run to the end: discs" in done.stdout
 
 
 @needs_model

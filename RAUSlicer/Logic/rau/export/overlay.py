@@ -48,9 +48,9 @@ def overlay_png(
     rows, columns = (geometry.spacing[a] for a in range(3) if a != axis)
     pictures = []
     for index in _chosen(marks, axis, slices):
-        plane, mark = _upright(np.take(grey, index, axis), axis), _upright(np.take(marks, index, axis), axis)
+        plane, mark = upright(np.take(grey, index, axis), axis), upright(np.take(marks, index, axis), axis)
         caption = f"slice {orientation.index_to_source(axis, index)}" if marks.shape[axis] > 1 else ""
-        pictures.append(_drawn(plane, mark, (rows, columns), tile, labels.structures, caption))
+        pictures.append(drawn_slice(plane, mark, (rows, columns), tile, labels.structures, caption))
     present = set(values_of(labels.array))
     canvas = _laid_out(pictures, [one for one in labels.structures if one.value in present], title)
     with replaced(output) as temporary:
@@ -69,12 +69,12 @@ def _chosen(marks: np.ndarray, axis: int, count: int) -> list[int]:
     return [int(labelled[int(p)]) for p in positions]
 
 
-def _upright(plane: np.ndarray, axis: int) -> np.ndarray:
+def upright(plane: np.ndarray, axis: int) -> np.ndarray:
     """Head up in coronal and sagittal planes; canonical slices run towards the head."""
     return plane if axis == 0 else plane[::-1]
 
 
-def _drawn(
+def drawn_slice(
     plane: np.ndarray,
     marks: np.ndarray,
     spacing: tuple[float, float],
