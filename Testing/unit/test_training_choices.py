@@ -16,6 +16,7 @@ from rau.training import checkpoint, segmenter  # noqa: E402
 from rau.training.data import Anatomies, Layout, Mixture, Patients, as_patient  # noqa: E402
 from rau.training.pack import pack  # noqa: E402
 from rau.training.parts import filtered, parts_of  # noqa: E402
+from rau.training.precision import bfloat16  # noqa: E402
 from rau.training.schedule import Schedule  # noqa: E402
 from rau.training.segmenter import Run, SegmenterTraining  # noqa: E402
 from rau.training.sets import Mixtures  # noqa: E402
@@ -229,6 +230,15 @@ def test_a_folder_that_is_no_teacher_is_refused(tmp_path, teacher):
     for folder in (tmp_path / "nowhere", teacher):
         with pytest.raises(InputError, match="no DINOv2"):
             Run(SegmenterTraining(str(tmp_path / "run"), **FAST, teacher=str(folder)))
+
+
+def test_attention_stays_whole_in_bfloat16():
+    q = torch.randn(1, 2, 5, 8)
+    with bfloat16(True):
+        assert torch.nn.functional.scaled_dot_product_attention(q, q, q).dtype == torch.float32
+        assert (q @ q.mT).dtype == torch.bfloat16
+    with bfloat16(False):
+        assert (q @ q.mT).dtype == torch.float32
 
 
 def test_bfloat16_steps_lose_about_the_same(tmp_path):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from rau.training.batch import Batch, make_batch
 from rau.training.data import Mixture, Source
 from rau.training.objective import decode, encode, layout_of, loss_of, validate
 from rau.training.parts import filtered, parts_of
+from rau.training.precision import bfloat16
 from rau.training.schedule import Schedule
 from rau.training.sets import Mixtures, mixtures
 from rau.training.teacher import Teacher, head_of, unlikeness
@@ -144,10 +144,6 @@ class Run:
         segmenter.model.load_state_dict(self.progress.mean)
         return segmenter
 
-    def half(self) -> AbstractContextManager[object]:
-        """The forward pass in bfloat16, where the settings say so."""
-        return torch.autocast("cpu", dtype=torch.bfloat16) if self.settings.bf16 else nullcontext()
-
     def batch(self, source: Source, rng: np.random.Generator) -> Batch:
         """The data of this step."""
         s, layout = self.settings, layout_of(rng)
@@ -162,7 +158,7 @@ class Run:
         begin = time.perf_counter()
         images = batch.images.flatten(0, 1)
         some = torch.from_numpy(rng.permutation(len(images))[: self.settings.teacher_frames])
-        with self.half():
+        with bfloat16(self.settings.bf16):
             told = self.teacher.features(images[some])
         loss = unlikeness(self.head, features.levels[-1][some].float(), told)
         self.teacher_seconds += time.perf_counter() - begin
@@ -176,7 +172,7 @@ class Run:
         self.segmenter.set_size(batch.images.shape[-1])
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.at(self.step, self.progress.seconds)
-        with self.half():
+        with bfloat16(self.settings.bf16):
             features = encode(self.segmenter, batch)
             masks = decode(self.segmenter, batch, features, rng)
         gate = 0.5 if self.step < self.settings.ramp else 1.0
