@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from sam2.modeling.sam2_base import SAM2Base
 
+PROMPT_LOGIT = 4.0  # of a pixel that is surely inside
 TARGET_FRAME = 16  # SAM2 numbers frames: references from 0, the target here, neighbours just before it
 
 
@@ -119,11 +120,29 @@ class Segmenter:
         )
         return Memory(out["maskmem_features"], out["maskmem_pos_enc"][-1], out["obj_ptr"])
 
-    def decode(self, features: Features, references: Sequence[Memory], neighbours: Sequence[Memory] = ()) -> Masks:
+    def _prompt(self, prompts: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Probabilities as what SAM2 takes for logits of an earlier answer, and the padding point that goes with it."""
+        import torch
+        import torch.nn.functional as F
+
+        rows, side = len(prompts), self.model.sam_prompt_encoder.mask_input_size[0]
+        logits = F.interpolate((prompts - 0.5) * 2 * PROMPT_LOGIT, size=(side, side), mode="area")
+        nowhere = torch.zeros(rows, 1, 2, device=prompts.device)
+        padding = -torch.ones(rows, 1, dtype=torch.int32, device=prompts.device)
+        return {"point_coords": nowhere, "point_labels": padding}, logits
+
+    def decode(
+        self,
+        features: Features,
+        references: Sequence[Memory],
+        neighbours: Sequence[Memory] = (),
+        prompts: torch.Tensor | None = None,
+    ) -> Masks:
         """Masks of K structures in K target rows.
 
         references: conditioning memories, each of K rows (row k of each is the same structure as row k of `features`).
         neighbours: memories of target slices already segmented, nearest first, at most `max_neighbours`.
+        prompts: (K, 1, any, any) probabilities, where each structure is expected: a mask prompt. None: memory alone.
         """
         feats, positions, sizes = self._flat(features)
 
@@ -140,8 +159,19 @@ class Segmenter:
                 TARGET_FRAME - 1 - i: output(one) for i, one in enumerate(neighbours[: self.max_neighbours])
             },
         }
+        points, logits = (None, None) if prompts is None else self._prompt(prompts)
         self.model.track_step(
-            TARGET_FRAME, False, feats, positions, sizes, None, None, memories, TARGET_FRAME + 1, run_mem_encoder=False
+            TARGET_FRAME,
+            False,
+            feats,
+            positions,
+            sizes,
+            points,
+            None,
+            memories,
+            TARGET_FRAME + 1,
+            run_mem_encoder=False,
+            prev_sam_mask_logits=logits,
         )
         logits, iou, _, presence = self._heads
         self._heads = None

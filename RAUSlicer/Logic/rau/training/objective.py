@@ -10,6 +10,10 @@ from rau.sam.pixels import normalise
 from rau.sam.segmenter import Features, Masks, Segmenter
 from rau.training.batch import Batch, make_batch
 from rau.training.data import Layout, Mixture
+from rau.training.prompts import prompts_for
+from rau.training.synthetic import Dice
+
+PROMPTED = 0.6  # chance of a batch whose structures come with mask prompts
 
 
 def layout_of(rng: np.random.Generator) -> Layout:
@@ -35,8 +39,13 @@ def encode(segmenter: Segmenter, batch: Batch) -> Features:
     return segmenter.encode(normalise(batch.images.flatten(0, 1)))
 
 
-def decode(segmenter: Segmenter, batch: Batch, features: Features, rng: np.random.Generator) -> Masks:
-    """Remember references and (spoiled) neighbours, decode the target. features: of `encode`."""
+def decode(
+    segmenter: Segmenter, batch: Batch, features: Features, rng: np.random.Generator, prompted: float = PROMPTED
+) -> Masks:
+    """Remember references and (spoiled) neighbours, decode the target. features: of `encode`.
+
+    prompted: chance that all rows have a mask prompt, as registration or an expert would give it.
+    """
     layout = batch.layout
 
     def rows(frame: int) -> torch.Tensor:
@@ -47,12 +56,17 @@ def decode(segmenter: Segmenter, batch: Batch, features: Features, rng: np.rando
         segmenter.remember(features.rows(rows(i)), spoiled(batch.masks[:, i], rng))
         for i in range(layout.target + 1, layout.frames)
     ]
-    return segmenter.decode(features.rows(rows(layout.target)), references, neighbours)
+    prompts = None
+    if rng.random() < prompted:
+        image = batch.images[batch.of, layout.target].mean(1, keepdim=True)
+        dice = Dice(int(rng.integers(2**62)))
+        prompts = prompts_for(batch.masks[:, layout.target], batch.masks[:, 0], image, dice)
+    return segmenter.decode(features.rows(rows(layout.target)), references, neighbours, prompts)
 
 
-def predict(segmenter: Segmenter, batch: Batch, rng: np.random.Generator) -> Masks:
+def predict(segmenter: Segmenter, batch: Batch, rng: np.random.Generator, prompted: float = PROMPTED) -> Masks:
     """Encode and decode."""
-    return decode(segmenter, batch, encode(segmenter, batch), rng)
+    return decode(segmenter, batch, encode(segmenter, batch), rng, prompted)
 
 
 def dice_of(probability: torch.Tensor, truth: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
@@ -78,24 +92,32 @@ def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor, gate_weigh
 
 @torch.no_grad()
 def validate(segmenter: Segmenter, source: Mixture, size: int, batches: int = 4) -> dict[str, float]:
-    """Dice of the present structures for each source beside copying the reference, their mean, presence accuracy."""
+    """Dice of the present structures for each source beside copying the reference, their mean, presence accuracy.
+
+    "prompted": the mean with (simulated) mask prompts.
+    """
     scores: dict[str, float] = {}
     layout = Layout(1, 0)
     right: list[float] = []
+    prompted: list[float] = []
     segmenter.model.eval()
     for name, _, one in source.sources:
-        dice, copied = [], []
+        dice, copied, guided = [], [], []
         for i in range(batches):
             batch = make_batch(one, (99, i), layout, 8, 4, size)
-            masks = predict(segmenter, batch, np.random.default_rng(0))
-            up = F.interpolate(masks.logits, size=(size, size), mode="bilinear", align_corners=False)
             truth, here = batch.masks[:, layout.target], batch.present
-            dice.append(dice_of((up > 0).float()[here], truth[here], 1e-6))
+            features = encode(segmenter, batch)
+            for found, chance in ((guided, 1.0), (dice, 0.0)):
+                masks = decode(segmenter, batch, features, np.random.default_rng(0), chance)
+                up = F.interpolate(masks.logits, size=(size, size), mode="bilinear", align_corners=False)
+                found.append(dice_of((up > 0).float()[here], truth[here], 1e-6))
             copied.append(dice_of(batch.masks[here, 0], truth[here], 1e-6))
             right.extend(((masks.presence > 0) == here).float().tolist())
         scores[name] = torch.cat(dice).mean().item()
         scores[f"{name} copied"] = torch.cat(copied).mean().item()
+        prompted.append(torch.cat(guided).mean().item())
     segmenter.model.train()
     scores["mean"] = float(np.mean([scores[name] for name, _, _ in source.sources]))
+    scores["prompted"] = float(np.mean(prompted))
     scores["presence"] = float(np.mean(right))
     return scores
