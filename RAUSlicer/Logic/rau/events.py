@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class StageEvent:
-    """A step of the pipeline begins: "read", "retrieve", "segment", "assemble", "export"."""
+    """A step of the pipeline begins: "read", "retrieve", "register", "adapt", "segment", "assemble", "export"."""
 
     stage: str
     message: str = ""

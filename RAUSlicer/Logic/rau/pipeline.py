@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rau.errors import Cancelled
@@ -14,6 +14,7 @@ from rau.settings import SegmentSettings
 from rau.volume.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
+    from rau.adaptation.guide import Guide
     from rau.assembly.labels import PlaneVotes
     from rau.models.engine import Engine
     from rau.preparation import Case
@@ -53,13 +54,19 @@ def segment(
     votes: list[PlaneVotes] = []
     slices: list[SliceResult] = []
     total = sum(len(plane.images) for plane in case.planes)
+
+    def go_on() -> None:
+        if should_stop():
+            raise Cancelled()
+
+    guide = guided(case, settings, tell, go_on)
+    candidates = guide.candidate if guide is not None else None
     tell(StageEvent("segment"))
     for number, plane in enumerate(case.planes):
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
         clock = time.perf_counter()
-        for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe):
-            if should_stop():
-                raise Cancelled()
+        for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe, candidates):
+            go_on()
             vote.add(one)
             spent, clock = 1e3 * (time.perf_counter() - clock), time.perf_counter()
             slices.append(case.slice_result(plane, one, spent))
@@ -70,27 +77,42 @@ def segment(
             tell(SliceEvent(len(slices), total, index, axis, shown, score, spent))
         votes.append(vote)
     tell(StageEvent("assemble"))
-    grid, results = join(case, votes, settings, target)
+    grid, results = join(case, votes, settings, target, guide)
     odd = case.unlike(grid, results)
     if odd:
         for structure in odd:
             tell(
                 WarningEvent(f"{structure.name}: what lies in its place does not look like the reference's; not found")
             )
-        grid, results = join(case, votes, settings, target, [structure.value for structure in odd])
+        grid, results = join(case, votes, settings, target, guide, [structure.value for structure in odd])
     seconds = time.perf_counter() - start
     chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
     provenance = {"settings": chosen, "versions": engine.versions()}
     return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance)
 
 
+def guided(case: Case, settings: SegmentSettings, tell: OnEvent, go_on: Callable[[], None]) -> Guide | None:
+    """The experts' view of the target; None where they are not wanted or there is no room for them."""
+    from rau.adaptation.guide import build_guide, within_reach
+
+    if settings.adaptation == "off" or not within_reach(case):
+        return None
+    tell(StageEvent("adapt"))
+    return build_guide(case, settings.seed, go_on)
+
+
 def join(
-    case: Case, votes: Sequence[PlaneVotes], settings: SegmentSettings, target: Volume, leave_out: Sequence[int] = ()
+    case: Case,
+    votes: Sequence[PlaneVotes],
+    settings: SegmentSettings,
+    target: Volume,
+    guide: Guide | None = None,
+    leave_out: Sequence[int] = (),
 ) -> tuple[LabelMap, tuple[StructureResult, ...]]:
     """The votes of the planes as labels on the target's own grid, and what they say of each structure."""
     from rau.assembly.labels import assemble, drop_islands
     from rau.assembly.summary import summarise
 
-    labels = assemble(votes, settings.presence_threshold, case.prior, leave_out)
+    labels = assemble(votes, settings.presence_threshold, case.prior, leave_out, guide)
     grid = LabelMap(case.orientation.back(drop_islands(labels, case.single)), target.geometry, case.structures)
     return grid, summarise(grid, votes, target.spacing_known)

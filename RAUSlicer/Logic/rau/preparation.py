@@ -79,6 +79,10 @@ class Case:
         swap = self.orientation.order[first] > self.orientation.order[second]
         return np.ascontiguousarray(turned.T if swap else turned)
 
+    def has_prior(self, value: int) -> bool:
+        """Whether a registered reference shows the structure."""
+        return any(one.registered is not None and value in one.labels for one in self.references)
+
     def prior(self, value: int) -> np.ndarray | None:
         """(S, R, C) float32: where registration expects the structure, mean over the references; None: no such."""
         used = [one.registered for one in self.references if one.registered is not None and value in one.labels]
@@ -103,6 +107,7 @@ class Case:
         back = theirs.orientation.index_to_source(plane.images.axis, int(best.index[one.index]))
         parts = ["memory", "retrieval" if self.described else "position"] if one.values else []
         parts += ["registration"] if one.values and any(r.registered for r in self.references) else []
+        parts += ["adaptation"] if one.prompted else []
         parts += ["neighbours"] if one.neighbours else []
         similarity = float(best.similarity[one.index])
         return SliceResult(index, axis, best.number, back, similarity, tuple(parts), milliseconds)
@@ -206,6 +211,11 @@ def laid(engine: Engine, images: Planes, references: Sequence[Ready], values: tu
     return matches
 
 
+def _laid_volumes(engine: Engine, images: Planes, references: Sequence[Ready], values: tuple[int, ...]) -> list[Match]:
+    """`laid`, for volumes; a picture keeps its own texture in memory."""
+    return laid(engine, images, references, values) if len(images) > 1 else []
+
+
 def lay(target: np.ndarray, geometry: Geometry, one: Ready, match: Match) -> Ready:
     """The reference with its registration onto the target, if that made the two more alike.
 
@@ -258,7 +268,7 @@ def prepare(
         tell(StageEvent("register"))
         theirs = [lay(pixels, geometry, one, match) for one, match in zip(theirs, retrieved[0], strict=True)]
     planes = [
-        CasePlane(images, tuple(laid(engine, images, theirs, values) or matches), tuple(matches))
+        CasePlane(images, tuple(_laid_volumes(engine, images, theirs, values) or matches), tuple(matches))
         for images, matches in zip(cuts, retrieved, strict=True)
     ]
     if engine.encoder is not None:

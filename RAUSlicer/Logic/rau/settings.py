@@ -28,6 +28,10 @@ class SegmentSettings(BaseModel):
         "auto",
         description="Lay 3-D references onto the target first (affine, then deformable), or leave them as they are",
     )
+    adaptation: Literal["auto", "off"] = Field(
+        "auto",
+        description="Train a small expert on the references first (about a second each), or use the model as it is",
+    )
     references_per_slice: int = Field(
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"
     )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rau.sam.propagation import SliceMasks
+
+if TYPE_CHECKING:
+    from rau.adaptation.guide import Guide
 
 
 def smoothed(presence: np.ndarray) -> np.ndarray:
@@ -61,15 +65,34 @@ def no_prior(value: int) -> np.ndarray | None:
     return None
 
 
+def voted(planes: Sequence[PlaneVotes], column: int, threshold: float) -> np.ndarray:
+    """(S, R, C) mean probability of a structure over the planes, each slice by its gate."""
+    value, total = planes[0].values[column], np.zeros(planes[0].shape, np.float32)
+    for plane in planes:
+        if value in plane.votes:
+            gate = np.clip(2 * plane.gate()[:, column] / max(threshold, 1e-6) - 1, 0, 1)
+            total += plane.votes[value] * (np.moveaxis(gate[:, None, None], 0, plane.axis) / (255 * len(planes)))
+    return total
+
+
+def confidence(planes: Sequence[PlaneVotes], column: int) -> float:
+    """Mean predicted IoU of a structure over the slices in which the network sees it; 0 where it sees it nowhere."""
+    found = np.concatenate([plane.iou[plane.presence[:, column] >= 0.5, column] for plane in planes])
+    return float(found.mean()) if len(found) else 0.0
+
+
 def assemble(
     planes: Sequence[PlaneVotes],
     threshold: float,
     prior: Callable[[int], np.ndarray | None] = no_prior,
     leave_out: Sequence[int] = (),
+    guide: Guide | None = None,
 ) -> np.ndarray:
     """(S, R, C) uint16 labels. A voxel goes to the structure of highest mean probability over the planes, if over 0.5.
 
     prior: for a label value, where registration expects it, (S, R, C) in 0 to 1; it counts PRIOR_WEIGHT of the sum.
+    guide: the experts; where they know the structure, the shares of network, expert and prior are the gate's
+    (`rau.adaptation.gate`), in the slices in which the network was asked for it.
     In each plane a structure's slices count fully where its gate is at or above `threshold`, not at all at half of it.
     """
     shape, values = planes[0].shape, planes[0].values
@@ -77,15 +100,15 @@ def assemble(
     for column, value in enumerate(values):
         if value in leave_out or not any(value in plane.votes for plane in planes):
             continue
-        total = np.zeros(shape, np.float32)
-        for plane in planes:
-            if value not in plane.votes:
-                continue
-            gate = np.clip(2 * plane.gate()[:, column] / max(threshold, 1e-6) - 1, 0, 1)
-            total += plane.votes[value] * (np.moveaxis(gate[:, None, None], 0, plane.axis) / (255 * len(planes)))
+        total = voted(planes, column, threshold)
         expected = prior(value)
-        if expected is not None:
-            total = ((1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected).astype(np.float32)
+        share = guide.weights(value, confidence(planes, column)) if guide is not None else None
+        if guide is not None and share is not None:
+            asked = np.moveaxis((planes[0].presence[:, column] > 0)[:, None, None], 0, planes[0].axis)
+            total = share.network * total + (share.expert / 255) * asked * guide.expected[value]
+            total += 0.0 if expected is None else share.prior * asked * expected
+        elif expected is not None:
+            total = (1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected
         wins = total > best
         labels[wins], best[wins] = value, total[wins]
     return labels

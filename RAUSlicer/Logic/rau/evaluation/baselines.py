@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rau.references.reference import Reference
+from rau.references.registration import one_thread
 from rau.volume.orientation import Orientation, canonical
 from rau.volume.volume import LabelMap, Volume
 from rau.volume.window import to_uint8
@@ -108,7 +109,7 @@ def bspline(reference: Reference, target: Volume) -> LabelMap:
     pad = [(0, max(0, THINNEST - n) if shape[0] > 1 else 0) for n in shape]
     fixed, moving = (_image(np.pad(a, pad, mode="edge"), both.spacing) for a in (both.fixed, both.moving))
     labels = _image(np.pad(both.labels.astype(np.uint32), pad, mode="edge"), both.spacing)
-    with _one_thread():
+    with one_thread():
         affine = _affine(fixed, moving)
         moved = sitk.CompositeTransform([affine, _spline(fixed, moving, affine)])
     found = sitk.GetArrayFromImage(sitk.Resample(labels, fixed, moved, sitk.sitkNearestNeighbor, 0))
@@ -177,19 +178,6 @@ def _search(fixed: sitk.Image, blur: tuple[float, ...], samples: int) -> Any:
     method.SetSmoothingSigmasPerLevel(blur)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
     return method
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """All of ITK on one thread. The method's own setting does not reach every filter that it runs."""
-    import SimpleITK as sitk
-
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _affine(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:

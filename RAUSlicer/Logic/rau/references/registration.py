@@ -1,11 +1,14 @@
 """A reference laid onto the target by registration: the spatial prior, and slices that lie where the target's do.
 
-Affine (Mattes mutual information) then symmetric demons, both by SimpleITK, from centre on centre. Works on canonical
-8-bit volumes in index space times spacing: where two patients lay in their scanners says nothing about their anatomy.
+Volumes in 3-D, pictures (one slice) in 2-D. Affine (Mattes mutual information) then symmetric demons, both by
+SimpleITK, from centre on centre. Works on canonical 8-bit volumes in index space times spacing: where two patients lay
+in their scanners says nothing about their anatomy.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
 
 SMALLEST = 6  # voxels along each axis; below, a volume is not registered
 LEVELS = ((12_000, 60), (80_000, 60), (300_000, 40))  # voxels at most, demons iterations
-SAMPLES = 40_000  # of the affine metric
+FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures: pixels
+SAMPLES, FLAT_SAMPLES = 40_000, 8_000  # of the affine metric, of volumes and of pictures
+PLACES = 64  # points along each axis at which `Registered.places` is asked for
 STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before the affine search begins
 
 
@@ -44,12 +49,45 @@ class Registered:
 
         mask = soft_mask(self._masks, value)
         laid = sitk.GetArrayFromImage(sitk.Resample(mask, self._grid, self.transform, sitk.sitkLinear, 0.0))
-        return np.clip(laid, 0, 1)  # the recursive filter overshoots by a thousandth
+        return np.clip(laid, 0, 1).reshape(self.image.shape)  # the recursive filter overshoots by a thousandth
+
+    def places(self) -> np.ndarray:
+        """(s, r, c, 3) float32: where points of the target lie in the reference, mm from its middle, in array order.
+
+        The points are evenly spaced from the first to the last voxel along each axis, at most PLACES of them.
+        """
+        shape = self.image.shape
+        axes = [np.linspace(0, n - 1, min(n, PLACES)) for n in shape]
+        used = range(3 - self._grid.GetDimension(), 3)
+        spacing = self._grid.GetSpacing()[::-1]
+        points = np.stack(np.meshgrid(*(axes[i] for i in used), indexing="ij"), -1) * spacing
+        moved = np.array([self.transform.TransformPoint(p[::-1].tolist())[::-1] for p in points.reshape(-1, len(used))])
+        middle = [(n - 1) / 2 * s for n, s in zip(self._masks.GetSize()[::-1], self._masks.GetSpacing()[::-1])]
+        found = np.zeros((*(len(axis) for axis in axes), 3), np.float32)
+        found[..., 3 - len(used) :] = (moved - middle).reshape(*(len(axis) for axis in axes), len(used))
+        return found
 
 
 def can_register(target: np.ndarray, reference: np.ndarray) -> bool:
-    """3-D grey volumes of at least SMALLEST voxels along each axis."""
-    return target.ndim == reference.ndim == 3 and min(*target.shape, *reference.shape) >= SMALLEST
+    """3-D grey volumes of at least SMALLEST voxels along each axis; pictures of any kind, of at least that size."""
+    flat = target.shape[0] == reference.shape[0] == 1
+    shapes = (target.shape[1:3], reference.shape[1:3]) if flat else (target.shape, reference.shape)
+    grey = target.ndim == reference.ndim == 3
+    return (flat or grey) and min(*shapes[0], *shapes[1]) >= SMALLEST
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """All of ITK on one thread: it adds up what several threads found in the order in which they end, and results
+    would differ from run to run. The method's own setting does not reach every filter that it runs."""
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def register(
@@ -62,46 +100,53 @@ def register(
 ) -> Registered:
     """Lay `reference` with its `labels` onto `target`. Arrays canonical (S, R, C), images uint8; spacing in mm.
 
-    shift: where to begin, mm in array order from centre on centre (reference minus target), when the volumes show
-    different stretches of the body; None: centre on centre, stretched when their extents are alike.
+    One slice is a picture, which may have colours (its grey mean is registered). shift: where to begin, mm in array
+    order from centre on centre (reference minus target), when the volumes show different stretches of the body; None:
+    centre on centre, stretched when their extents are alike.
     """
     import SimpleITK as sitk
 
-    fixed, moving = as_image(target, target_spacing), as_image(reference, reference_spacing)
+    here, there = (a.mean(3) if a.ndim == 4 else a for a in (target, reference))
+    fixed, moving = as_image(here, target_spacing), as_image(there, reference_spacing)
     masks = as_image(labels.astype(np.uint16), reference_spacing, sitk.sitkUInt16)
     start = beginning(fixed, moving, shift)
-    affine = affine_search(fixed, moving, start)
+    with one_thread():
+        affine = affine_search(fixed, moving, start)
     field = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
-    image = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, both, sitk.sitkLinear, 0.0))
-    plain = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, start, sitk.sitkLinear, 0.0))
-    warped = sitk.GetArrayFromImage(sitk.Resample(masks, fixed, both, sitk.sitkNearestNeighbor, 0))
+
+    def laid(image: sitk.Image, transform: sitk.Transform, how: int) -> np.ndarray:
+        found = sitk.GetArrayFromImage(sitk.Resample(image, fixed, transform, how, 0))
+        return np.asarray(found).reshape(here.shape)
+
+    image = laid(moving, both, sitk.sitkLinear)
     return Registered(
         both,
-        correlation(target, plain),
-        correlation(target, image),
+        correlation(here, laid(moving, start, sitk.sitkLinear)),
+        correlation(here, image),
         np.clip(np.rint(image), 0, 255).astype(np.uint8),
-        warped,
+        laid(masks, both, sitk.sitkNearestNeighbor),
         masks,
         fixed,
     )
 
 
 def as_image(array: np.ndarray, spacing: tuple[float, float, float], kind: int | None = None) -> sitk.Image:
-    """(S, R, C) to a SimpleITK image at the origin, axes straight; float32 unless `kind` says otherwise."""
+    """(S, R, C) to a SimpleITK image at the origin, axes straight; one slice to a 2-D image; float32 unless `kind`."""
     import SimpleITK as sitk
 
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing(tuple(float(s) for s in spacing[::-1]))
+    flat = array.shape[0] == 1
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array[0] if flat else array))
+    image.SetSpacing(tuple(float(s) for s in (spacing[1:] if flat else spacing)[::-1]))
     return sitk.Cast(image, sitk.sitkFloat32 if kind is None else kind)
 
 
 def beginning(fixed: sitk.Image, moving: sitk.Image, shift: tuple[float, float, float] | None) -> sitk.AffineTransform:
-    """Centre on centre; volumes of about the same extent are stretched onto each other, others moved by `shift`."""
+    """Centre on centre; pictures, and volumes of about the same extent, are stretched onto each other, others moved."""
     import SimpleITK as sitk
 
     begin = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.GEOMETRY
+        fixed, moving, sitk.AffineTransform(fixed.GetDimension()), sitk.CenteredTransformInitializerFilter.GEOMETRY
     )
     affine = sitk.AffineTransform(begin)
     extents = [
@@ -111,22 +156,22 @@ def beginning(fixed: sitk.Image, moving: sitk.Image, shift: tuple[float, float, 
         )
     ]
     ratios = [there / here for here, there in extents]
-    if all(STRETCH[0] < ratio < STRETCH[1] for ratio in ratios):
+    if len(ratios) == 2 or all(STRETCH[0] < ratio < STRETCH[1] for ratio in ratios):
         affine.SetMatrix(np.diag(ratios).ravel().tolist())
     elif shift is not None:
-        affine.SetTranslation([t + float(s) for t, s in zip(affine.GetTranslation(), shift[::-1], strict=True)])
+        affine.SetTranslation([t + float(s) for t, s in zip(affine.GetTranslation(), shift[::-1])])
     return affine
 
 
 def affine_search(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTransform) -> sitk.AffineTransform:
-    """The affine transform of most mutual information, from `start`. One thread and one seed: always the same."""
+    """The affine transform of most mutual information, from `start`; on one thread always the same."""
     import SimpleITK as sitk
 
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(min(1.0, SAMPLES / fixed.GetNumberOfPixels()), 1)
+    samples = FLAT_SAMPLES if fixed.GetDimension() == 2 else SAMPLES
+    method.SetMetricSamplingPercentage(min(1.0, samples / fixed.GetNumberOfPixels()), 1)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 60, relaxationFactor=0.6)
     method.SetOptimizerScalesFromPhysicalShift()
@@ -151,7 +196,7 @@ def deformation(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
     demons.SetSmoothUpdateField(True)
     demons.SetUpdateFieldStandardDeviations(1.0)
     field = None
-    for voxels, iterations in LEVELS:
+    for voxels, iterations in FLAT_LEVELS if fixed.GetDimension() == 2 else LEVELS:
         here, there = coarse(fixed, voxels), coarse(moving, voxels)
         demons.SetNumberOfIterations(iterations)
         field = (
@@ -164,7 +209,7 @@ def coarse(image: sitk.Image, voxels: int) -> sitk.Image:
     """`image` smoothed and shrunk to at most about `voxels` voxels; no axis below SMALLEST."""
     import SimpleITK as sitk
 
-    factors = [1, 1, 1]
+    factors = [1] * image.GetDimension()
     size = list(image.GetSize())
     while np.prod([n // f for n, f in zip(size, factors, strict=True)]) > voxels:
         steps = zip(size, factors, image.GetSpacing(), strict=True)

@@ -6,8 +6,9 @@ Memory of a slice: its retrieved reference slices (conditioning) and the last sl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from rau.references.retrieval import nearby
 from rau.sam.pixels import from_square, masks_to_square, normalise, to_square
 from rau.sam.segmenter import Features, Memory, Segmenter
 from rau.volume.planes import Planes
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class SliceMasks:
     """A segmented slice. probability: (K', rows, columns) float32; values, presence, iou: of each row, K' alike.
 
     Rows are the structures that a reference shows near this slice; the others are taken as absent. neighbours: how many
-    target slices were in memory.
+    target slices were in memory. prompted: whether the network was told where an expert expects the structures.
     """
 
     index: int
@@ -45,6 +49,7 @@ class SliceMasks:
     reference_index: int
     similarity: float
     neighbours: int = 0
+    prompted: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,33 @@ class Direction:
         return out
 
 
+Candidates = Callable[[int], Union[np.ndarray, None]]
+
+
+def prompts_of(
+    candidates: Candidates | None, values: Sequence[int], t: int, planes: Planes, segmenter: Segmenter
+) -> torch.Tensor | None:
+    """(K, 1, S, S) mask prompts of slice t, 0 to 1; None where a structure has no candidate."""
+    volumes = [] if candidates is None else [candidates(value) for value in values]
+    slices = [np.take(volume, t, planes.axis) for volume in volumes if volume is not None]
+    if not slices or len(slices) < len(values):
+        return None
+    return to_square(np.stack(slices), planes.frame, segmenter.size).to(segmenter.device)
+
+
 def segment_slice(
-    segmenter: Segmenter, planes: Planes, t: int, matches: Sequence[Match], recipe: Recipe, direction: Direction
+    segmenter: Segmenter,
+    planes: Planes,
+    t: int,
+    matches: Sequence[Match],
+    recipe: Recipe,
+    direction: Direction,
+    candidates: Candidates | None = None,
 ) -> SliceMasks:
-    """All structures of target slice t in one batch; pushes the slice into the ring of `direction`."""
+    """All structures of target slice t in one batch; pushes the slice into the ring of `direction`.
+
+    candidates: value -> (S, R, C) uint8 probabilities, where the structure is expected (`rau.adaptation.guide`).
+    """
     import torch
 
     best = max(matches, key=lambda match: match.similarity[t])
@@ -145,13 +173,14 @@ def segment_slice(
         rows = features.rows(torch.zeros(len(asked), dtype=torch.long, device=segmenter.device))
         references = [pick_rows(picked, slot) for slot in range(slots)]
         neighbours = direction.memories(segmenter, asked, planes)
-        masks = segmenter.decode(rows, references, neighbours)
+        prompts = prompts_of(candidates, asked, t, planes, segmenter)
+        masks = segmenter.decode(rows, references, neighbours, prompts)
         probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.frame)
         presence = masks.presence.sigmoid().cpu().numpy()
         iou = masks.iou.clamp(0, 1).cpu().numpy()
     kept = {v: probability[k] > 0.5 for k, v in enumerate(asked) if presence[k] >= recipe.threshold}
     direction.push(features, kept)
-    return SliceMasks(t, tuple(asked), probability, presence, iou, *found, neighbours=len(neighbours))
+    return SliceMasks(t, tuple(asked), probability, presence, iou, *found, len(neighbours), prompts is not None)
 
 
 def key_slice(matches: Sequence[Match]) -> int:
@@ -166,14 +195,18 @@ def key_slice(matches: Sequence[Match]) -> int:
 
 
 def segment_plane(
-    segmenter: Segmenter, planes: Planes, matches: Sequence[Match], recipe: Recipe
+    segmenter: Segmenter,
+    planes: Planes,
+    matches: Sequence[Match],
+    recipe: Recipe,
+    candidates: Candidates | None = None,
 ) -> Iterator[SliceMasks]:
     """Every slice of the target once: from the key slice to the end, then from it to the start."""
     start = key_slice(matches)
     forward = Direction(min(recipe.neighbours, segmenter.max_neighbours))
-    yield segment_slice(segmenter, planes, start, matches, recipe, forward)
+    yield segment_slice(segmenter, planes, start, matches, recipe, forward, candidates)
     backward = forward.copy()
     for t in range(start + 1, len(planes)):
-        yield segment_slice(segmenter, planes, t, matches, recipe, forward)
+        yield segment_slice(segmenter, planes, t, matches, recipe, forward, candidates)
     for t in range(start - 1, -1, -1):
-        yield segment_slice(segmenter, planes, t, matches, recipe, backward)
+        yield segment_slice(segmenter, planes, t, matches, recipe, backward, candidates)

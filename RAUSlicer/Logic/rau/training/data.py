@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rau.training.anatomy import FORMAT, TISSUE, Style, random_pair
+from rau.training.anatomy import FORMAT, TISSUE, Family, Style, random_pair
 
 RAW = 208  # P, pixels of a drawn frame
 Rng = np.random.Generator
@@ -90,9 +90,9 @@ PAIR = np.dtype(
 )  # two instances of an anatomy in the pool; relief in 1/127
 
 
-def anatomy_pair(rng: Rng) -> np.ndarray:
-    """One `PAIR` of a random family."""
-    pair, record = random_pair(rng, RAW), np.zeros((), PAIR)
+def anatomy_pair(rng: Rng, family: Family | None = None) -> np.ndarray:
+    """One `PAIR` of a random family, or of this one."""
+    pair, record = random_pair(rng, RAW, family), np.zeros((), PAIR)
     for k, one in enumerate(pair):
         record["labels"][k], record["relief"][k] = one.labels, np.round(one.relief * 127)
     record["materials"], record["style"] = pair[0].materials, pair[0].style
@@ -105,13 +105,13 @@ class Anatomies:
     removal = 0.3  # chance that the target lacks a structure of the reference
     apart = 0.75  # chance that reference and target are two instances, not one deformed twice
 
-    def __init__(self, seed: int, count: int = 1200, cache: Path | None = None) -> None:
+    def __init__(self, seed: int, count: int = 1200, cache: Path | None = None, family: Family | None = None) -> None:
         path = cache / f"anatomies-f{FORMAT}-{seed}-{count}.npy" if cache else None
         if path and path.exists():
             self.pool = np.load(path, mmap_mode="r", allow_pickle=False)
             return
         rng = np.random.default_rng(seed)
-        self.pool = np.stack([anatomy_pair(rng) for _ in range(count)])
+        self.pool = np.stack([anatomy_pair(rng, family) for _ in range(count)])
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path.with_suffix(".part.npy"), self.pool)

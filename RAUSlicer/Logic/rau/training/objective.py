@@ -102,7 +102,9 @@ def validate(segmenter: Segmenter, source: Mixture, size: int, batches: int = 4)
     prompted: list[float] = []
     segmenter.model.eval()
     for name, _, one in source.sources:
-        dice, copied, guided = [], [], []
+        dice: list[torch.Tensor] = []
+        guided: list[torch.Tensor] = []
+        copied = []
         for i in range(batches):
             batch = make_batch(one, (99, i), layout, 8, 4, size)
             truth, here = batch.masks[:, layout.target], batch.present

@@ -13,7 +13,7 @@ import numpy as np
 from rau.training.anatomy import abstract, cells, head, projection, trunk, vessels
 from rau.training.anatomy.shapes import TISSUE, Anatomy, Rng, Style
 
-__all__ = ["FAMILIES", "FORMAT", "TISSUE", "Anatomy", "Style", "random_pair"]
+__all__ = ["FAMILIES", "FORMAT", "Family", "TISSUE", "Anatomy", "Style", "random_pair"]
 
 FORMAT = 3  # of what the families draw: raise it when they change, so that no old cache is read
 Family = Callable[[Rng, Rng, int], Anatomy]

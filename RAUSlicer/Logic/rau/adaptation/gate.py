@@ -1,0 +1,65 @@
+"""How much network, expert and registration count for a structure: by what is known of them without the truth.
+
+The coefficients were fitted on validation tasks by `Benchmarks/fit_gate.py`; no evaluation set was seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SOURCES = ("network", "expert", "prior")
+# Of 1, the expert's trust, correlation of the laid reference, fineness of the mask, IoU that the network predicts.
+COEFFICIENTS = {
+    "network": (0.0, 0.0, 0.0, 0.0, 1.0),
+    "expert": (0.0, 1.0, 0.0, 1.0, 0.0),
+    "prior": (-0.5, 0.0, 1.0, -1.0, 0.0),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a structure, each 0 to 1. trust: Dice of the expert on views of the reference that it did not
+    train on. correlation: of target and laid reference. fineness: how much of the reference's mask is lost on the
+    network's coarse grid. iou: what the network expects of its own masks.
+    """
+
+    trust: float
+    correlation: float
+    fineness: float
+    iou: float = 0.0
+
+    def numbers(self) -> tuple[float, ...]:
+        return (1.0, self.trust, self.correlation, self.fineness, self.iou)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Shares of network, expert and registration; together 1."""
+
+    network: float
+    expert: float
+    prior: float
+
+
+def weights_of(evidence: Evidence, expert: bool = True, prior: bool = True, network: bool = True) -> Weights:
+    """Shares for a structure; sources that are not there get none."""
+    here = np.array([network, expert, prior])
+    scores = np.array([np.dot(COEFFICIENTS[name], evidence.numbers()) for name in SOURCES])
+    shares = np.where(here, np.exp(scores - scores[here].max()), 0.0)
+    shares = shares / shares.sum()
+    return Weights(float(shares[0]), float(shares[1]), float(shares[2]))
+
+
+def fineness(masks: np.ndarray, grid: int) -> np.ndarray:
+    """(K, S, S) 0 or 1 -> (K,): 1 - Dice of each mask and itself through `grid` cells a side; 0 where it is empty."""
+    import torch
+    import torch.nn.functional as F
+
+    x = torch.from_numpy(masks.astype(np.float32))[:, None]
+    small = F.interpolate(x, size=(grid, grid), mode="area")
+    back = F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False) > 0.5
+    both = (back & (x > 0)).flatten(1).sum(1).numpy()
+    total = (back.flatten(1).sum(1) + (x > 0).flatten(1).sum(1)).numpy()
+    return np.where(total > 0, 1 - 2 * both / np.maximum(total, 1), 0.0)
