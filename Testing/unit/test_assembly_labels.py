@@ -7,7 +7,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from rau.assembly.labels import PlaneVotes, assemble, drop_islands, preview, single_pieces
+from rau.adaptation.gate import Evidence
+from rau.adaptation.guide import Guide
+from rau.assembly.labels import PRIOR_WEIGHT, PlaneVotes, assemble, confidence, drop_islands, preview, single_pieces
 from rau.assembly.summary import summarise
 from rau.sam.propagation import SliceMasks
 from rau.volume.volume import Geometry, LabelMap, Structure
@@ -60,6 +62,62 @@ def test_registration_helps_the_network_and_alone_makes_nothing():
     expected = np.array([[[1.0, 1.0, 0.0]]], np.float32)
     assert assemble([votes], 0.5).tolist() == [[[0, 0, 1]]]
     assert assemble([votes], 0.5, lambda value: expected).tolist() == [[[0, 1, 1]]]
+
+
+def guide_of(expected: np.ndarray, prior: np.ndarray | None = None) -> Guide:
+    """What an expert expects of structure 1, as a share; no other is known."""
+    known = {1: Evidence(0.9, 0.5, 0.05)}
+    return Guide(
+        {1: np.round(expected * 255).astype(np.uint8)}, known, lambda value: prior, lambda v: prior is not None
+    )
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_shares_of_network_expert_and_registration_are_the_gates(axis):
+    rng = np.random.default_rng(axis)
+    network, expected, prior = rng.random((3, 4, 5, 6)).astype(np.float32)
+    votes = PlaneVotes((1,), network.shape, axis)
+    for t in range(network.shape[axis]):
+        votes.add(masks(t, {1: np.take(network, t, axis)}, {1: 1.0}))
+    for given in (prior, None):
+        guide = guide_of(expected, given)
+        share = guide.weights(1, confidence([votes], 0))
+        total = share.network * network + share.expert * expected + share.prior * (0 if given is None else given)
+        sure = np.abs(total - 0.5) > 0.01
+        found = assemble([votes], 0.5, lambda value, given=given: given, guide=guide)
+        assert np.array_equal((found == 1)[sure], (total > 0.5)[sure])
+
+
+def test_the_expert_is_not_heard_where_the_network_was_not_asked():
+    votes = PlaneVotes((1,), (4, 1, 1), 0)
+    votes.add(masks(0, {1: np.ones((1, 1))}, {1: 1.0}))
+    votes.add(masks(1, {1: np.full((1, 1), 0.9)}, {1: 1.0}))
+    everywhere = np.ones((4, 1, 1), np.float32)
+    found = assemble([votes], 0.5, lambda value: everywhere, guide=guide_of(everywhere, everywhere))
+    assert found.ravel().tolist() == [1, 1, 0, 0]
+
+
+def test_a_structure_without_an_expert_keeps_the_rule_of_network_and_registration():
+    votes = PlaneVotes((4,), (1, 1, 3), 0)
+    votes.add(masks(0, {4: np.array([[0.0, 0.4, 0.9]])}, {4: 1.0}))
+    expected = np.array([[[1.0, 1.0, 0.0]]], np.float32)
+    guide = guide_of(np.ones((1, 1, 3)))
+    assert guide.weights(4, 0.8) is None and 0 < PRIOR_WEIGHT < 0.5
+    for prior in (lambda value: expected, lambda value: None):
+        assert np.array_equal(assemble([votes], 0.5, prior, guide=guide), assemble([votes], 0.5, prior))
+
+
+def test_experts_do_not_bring_back_what_was_left_out():
+    votes = PlaneVotes((1,), (1, 1, 1), 0)
+    votes.add(masks(0, {1: np.ones((1, 1))}, {1: 1.0}))
+    assert not assemble([votes], 0.5, leave_out=[1], guide=guide_of(np.ones((1, 1, 1)))).any()
+
+
+def test_confidence_is_the_mean_iou_of_the_slices_that_show_the_structure():
+    votes = PlaneVotes((1, 2), (3, 1, 1), 0)
+    votes.add(masks(0, {1: np.ones((1, 1))}, {1: 0.9}))
+    votes.add(masks(1, {1: np.ones((1, 1))}, {1: 0.3}))
+    assert confidence([votes], 0) == pytest.approx(0.8) and confidence([votes], 1) == 0
 
 
 def test_small_islands_go_and_structures_in_several_pieces_stay():

@@ -7,11 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from rau.adaptation.guide import build_guide  # noqa: E402
+from rau.commands.progress import STAGES  # noqa: E402
 from rau.errors import Cancelled, InputError  # noqa: E402
-from rau.events import SliceEvent, StageEvent, WarningEvent  # noqa: E402
+from rau.events import SliceEvent, StageEvent, WarningEvent, ignore  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402
 from rau.pipeline import segment  # noqa: E402
-from rau.preparation import axes_for  # noqa: E402
+from rau.preparation import axes_for, prepare  # noqa: E402
 from rau.references.reference import Reference  # noqa: E402
 from rau.settings import SegmentSettings  # noqa: E402
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume  # noqa: E402
@@ -83,13 +85,9 @@ def test_every_slice_is_told_with_its_preview_in_the_targets_own_orientation(eng
     assert [e.done for e in slices] == list(range(1, 15)) and {e.total for e in slices} == {14}
     for event in slices:
         assert event.axis == 1 and event.labels.shape == (12, 16)
-    assert [e.stage for e in events if isinstance(e, StageEvent)] == [
-        "read",
-        "retrieve",
-        "register",
-        "segment",
-        "assemble",
-    ]
+    stages = [e.stage for e in events if isinstance(e, StageEvent)]
+    assert stages == ["read", "retrieve", "register", "adapt", "segment", "assemble"]
+    assert set(stages) <= set(STAGES), "the terminal has words for each"
 
 
 def test_a_second_run_with_the_same_reference_encodes_nothing_again(engine, monkeypatch):
@@ -173,6 +171,108 @@ def test_names_colours_and_codes_are_the_references(engine):
     result = segment([phantom()], phantom(seed=6).image, settings(), engine=engine)
     assert result.labels.structures == STRUCTURES
     assert result.report()["structures"][0]["terminology"] == "term"
+
+
+def part(result, name):
+    """In how many slices `name` took part."""
+    return sum(name in one.parts for one in result.slices)
+
+
+def test_adaptation_is_named_in_the_report_and_off_asks_the_network_without_prompts(engine, monkeypatch):
+    reference, target = phantom(), phantom(seed=3).image
+    asked, decode = [], engine.segmenter.decode
+
+    def watched(features, references, neighbours=(), prompts=None):
+        asked.append(prompts)
+        return decode(features, references, neighbours, prompts)
+
+    monkeypatch.setattr(engine.segmenter, "decode", watched)
+    for adaptation in ("auto", "off"):
+        asked.clear()
+        result = segment([reference], target, settings(adaptation=adaptation), engine=engine)
+        used = sum(bool(one.parts) for one in result.slices)
+        assert used == len(asked) and part(result, "adaptation") == (used if adaptation == "auto" else 0)
+        assert all((prompts is not None) == (adaptation == "auto") for prompts in asked)
+        assert result.provenance["settings"]["adaptation"] == adaptation
+
+
+def test_without_adaptation_nothing_of_it_is_run_and_the_labels_are_the_networks(engine, monkeypatch):
+    reference, target = phantom(), phantom(seed=3).image
+    chosen = settings(adaptation="off", planes="acquisition")
+    events = []
+    off = segment([reference], target, chosen, engine=engine, on_event=events.append)
+    assert "adapt" not in [e.stage for e in events if isinstance(e, StageEvent)]
+    monkeypatch.setattr("rau.pipeline.guided", lambda *rest: None)
+    on = segment([reference], target, settings(planes="acquisition"), engine=engine)
+    assert np.array_equal(off.labels.array, on.labels.array)
+
+
+def test_a_volume_with_no_room_for_experts_is_segmented_without_them(engine, monkeypatch):
+    monkeypatch.setattr("rau.preparation.MOST_VOTES", 1000)
+    result = segment([phantom()], phantom(seed=3).image, settings(), engine=engine)
+    assert part(result, "adaptation") == 0 and part(result, "memory") > 0
+
+
+def test_the_same_seed_gives_the_same_labels_and_the_model_is_not_changed(engine):
+    before = {name: value.clone() for name, value in engine.segmenter.model.state_dict().items()}
+    reference, target = phantom(), phantom(seed=3).image
+    one, two = (segment([reference], target, settings(seed=5), engine=engine) for _ in range(2))
+    assert np.array_equal(one.labels.array, two.labels.array)
+    assert [s.score for s in one.structures] == [s.score for s in two.structures]
+    after = engine.segmenter.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_seed_larger_than_any_generator_takes_is_refused():
+    assert settings(seed=2**31 - 1).seed == 2**31 - 1
+    with pytest.raises(ValueError, match="less than or equal"):
+        settings(seed=2**31)
+
+
+def test_cancel_is_heeded_while_experts_look(engine):
+    stages = []
+
+    def note(event):
+        if isinstance(event, StageEvent):
+            stages.append(event.stage)
+
+    with pytest.raises(Cancelled):
+        segment(
+            [phantom()],
+            phantom(seed=4).image,
+            settings(),
+            engine=engine,
+            on_event=note,
+            should_stop=lambda: stages[-1] == "adapt",
+        )
+    assert stages[-1] == "adapt"
+
+
+def test_experts_expect_the_same_of_a_target_however_its_grid_is_turned(engine):
+    reference, target = phantom(), phantom(seed=3).image
+    array = np.ascontiguousarray(target.array[::-1, :, ::-1].transpose(1, 0, 2))
+    turn = np.array([[0.995, -0.0998, 0.0], [0.0998, 0.995, 0.0], [0.0, 0.0, 1.0]])
+    direction = turn @ (np.asarray(target.geometry.direction) * [-1, 1, -1])[:, [1, 0, 2]]
+    spacing = tuple(target.geometry.spacing[i] for i in (1, 0, 2))
+    oblique = Volume(array, Geometry(array.shape, spacing, (3.0, 2.0, 1.0), direction), "MR")
+    found = []
+    for one in (target, oblique):
+        case = prepare([reference], one, settings(registration="off"), engine, ignore)
+        guide = build_guide(case, 0, lambda: None)
+        assert set(guide.expected) == {2, 5}
+        found.append({v: (volume, case.orientation.back(volume)) for v, volume in guide.expected.items()})
+    for value in (2, 5):
+        (straight, _), (turned, back) = found[0][value], found[1][value]
+        assert straight.dtype == np.uint8 and np.array_equal(straight, turned), "canonical"
+        assert back.shape == array.shape
+        assert np.array_equal(straight, back.transpose(1, 0, 2)[::-1, :, ::-1])
+
+
+def test_pictures_are_registered_and_adapted_too(engine):
+    reference, other = (phantom(shape=(1, 40, 36), spacing=(1.0, 1.0, 1.0), seed=s) for s in (0, 1))
+    moved = Volume(np.roll(other.image.array, (3, -2), (1, 2)), other.image.geometry, "MR")
+    result = segment([reference], moved, settings(), engine=engine)
+    assert {"memory", "registration", "adaptation"} <= set(result.slices[0].parts)
 
 
 def test_planes_follow_the_voxels():

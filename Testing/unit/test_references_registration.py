@@ -65,12 +65,94 @@ def test_noise_is_not_called_alike(pair):
     assert not register(noise, spacing, image, labels, spacing).useful
 
 
-def test_slices_thin_stacks_and_colours_are_not_registered():
+def test_thin_stacks_coloured_volumes_and_tiny_pictures_are_not_registered():
     volume = np.zeros((10, 20, 20), np.uint8)
     assert can_register(volume, volume)
-    assert not can_register(volume[:1], volume[:1])
+    assert can_register(volume[:1], volume[:1]), "pictures"
+    assert can_register(np.zeros((1, 20, 20, 3), np.uint8), volume[:1]), "of any kind"
+    assert not can_register(volume[:1, :5], volume[:1])
+    assert not can_register(volume[:1], volume) and not can_register(volume, volume[:1])
     assert not can_register(volume[:5], volume)
     assert not can_register(np.zeros((10, 20, 20, 3), np.uint8), volume)
+
+
+def pictures(side: int = 96):
+    """(reference, its labels, target, its labels): (1, R, C); the target is the reference deformed, on another grid."""
+    rows, columns = np.mgrid[:side, :side].astype(float)
+
+    def scene(y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.zeros(y.shape, np.uint16)
+        labels[((y - 48) / 34) ** 2 + ((x - 48) / 30) ** 2 < 1] = 1
+        labels[((y - 38) / 10) ** 2 + ((x - 40) / 12) ** 2 < 1] = 2
+        labels[((y - 60) / 8) ** 2 + ((x - 58) / 11) ** 2 < 1] = 5
+        grain = np.random.default_rng(labels.size).normal(0, 3, labels.shape)
+        levels = np.array([20, 110, 200, 0, 0, 60])[labels] + grain
+        return np.clip(levels, 0, 255).astype(np.uint8)[None], labels[None]
+
+    wave = 4 * np.sin(rows / 14), 4 * np.cos(columns / 16)
+    moved = (0.92 * rows + 6 + wave[1])[:, 8:], (1.05 * columns - 3 + wave[0])[:, 8:]
+    return *scene(rows, columns), *scene(*moved)
+
+
+@pytest.fixture(scope="module")
+def flat():
+    return pictures()
+
+
+def test_a_picture_is_laid_onto_a_deformed_one(flat):
+    image, labels, target, truth = flat
+    found = register(target, (1.0, 1.0, 1.0), image, labels, (1.0, 1.0, 1.0))
+    assert found.useful and found.after > 0.9
+    assert found.image.shape == found.labels.shape == target.shape == (1, 96, 88)
+    assert found.image.dtype == np.uint8 and found.labels.dtype == np.uint16
+    assert mean_dice(found.labels, truth) > max(0.9, mean_dice(labels[:, :, 8:], truth) + 0.1)
+    prior = found.prior(5)
+    assert prior.shape == target.shape and 0 <= prior.min() <= prior.max() <= 1
+    assert dice(prior > 0.5, truth == 5) > 0.8
+
+
+def test_the_same_pictures_give_the_same_registration(flat):
+    image, labels, target, _ = flat
+    one, two = (register(target, (1.0, 1.0, 1.0), image, labels, (1.0, 1.0, 1.0)) for _ in range(2))
+    assert np.array_equal(one.image, two.image) and np.array_equal(one.labels, two.labels)
+    assert np.array_equal(one.places(), two.places())
+
+
+def test_pictures_in_colour_are_registered_by_their_brightness(flat):
+    image, labels, target, truth = flat
+    for colours in ((True, True), (True, False), (False, True)):
+        here, there = (
+            np.repeat(one[..., None], 3, 3) if coloured else one
+            for one, coloured in zip((target, image), colours, strict=True)
+        )
+        found = register(here, (1.0, 1.0, 1.0), there, labels, (1.0, 1.0, 1.0))
+        assert found.useful and found.image.shape == (1, 96, 88)
+        assert mean_dice(found.labels, truth) > 0.9
+
+
+def test_pictures_of_another_size_are_stretched_onto_each_other(flat):
+    image, labels, _, _ = flat
+    large = np.repeat(np.repeat(image, 2, 1), 2, 2)
+    truth = np.repeat(np.repeat(labels, 2, 1), 2, 2)
+    found = register(large, (1.0, 1.0, 1.0), image, labels, (1.0, 1.0, 1.0))
+    assert mean_dice(found.labels, truth) > 0.9
+
+
+@pytest.mark.parametrize("depth", [1, 12])
+def test_places_are_the_transforms_points_in_millimetres_from_the_middle(depth):
+    rng = np.random.default_rng(depth)
+    coarse = rng.integers(0, 255, (max(1, depth // 4), 6, 7), dtype=np.uint8)
+    image = np.repeat(np.repeat(np.repeat(coarse, 4, 1), 4, 2), 4 if depth > 1 else 1, 0)
+    spacing, theirs = (2.0, 1.0, 1.5), (1.5, 1.2, 1.0)
+    found = register(image[:, 2:], spacing, image, np.ones(image.shape, np.uint16), theirs)
+    places = found.places()
+    assert places.shape == (depth, 22, 28, 3) and places.dtype == np.float32
+    for s, r, c in rng.integers(0, (depth, 22, 28), (10, 3)):
+        point = (c * 1.5, r * 1.0, s * 2.0)[: 3 if depth > 1 else 2]
+        moved = [*found.transform.TransformPoint([float(p) for p in point]), 0.0][:3]
+        wanted = np.array(moved[::-1]) - [(n - 1) / 2 * mm for n, mm in zip(image.shape, theirs, strict=True)]
+        assert np.allclose(places[s, r, c], wanted, atol=1e-3)
+    assert depth > 1 or not places[..., 0].any()
 
 
 def test_correlation_of_constant_volumes_is_nothing():

@@ -84,6 +84,51 @@ def test_more_neighbours_than_the_model_knows_are_left_out(segmenter):
     assert torch.equal(few.logits, many.logits)
 
 
+def candidates(count: int, side: int, seed: int = 0):
+    """(count, 1, side, side) probabilities, coarse squares of them."""
+    coarse = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return coarse.repeat_interleave(side // 8, 2).repeat_interleave(side // 8, 3)
+
+
+def test_a_mask_prompt_changes_the_masks_and_another_prompt_changes_them_otherwise(segmenter):
+    features, masks = rows(segmenter, 2)
+    memory = segmenter.remember(features.rows(index(0, 2)), masks)
+    target = features.rows(index(1, 2))
+    without = segmenter.decode(target, [memory]).logits
+    one, other = (segmenter.decode(target, [memory], (), candidates(2, 128, seed)).logits for seed in (0, 1))
+    assert one.shape == other.shape == without.shape
+    for a, b in ((without, one), (without, other), (one, other)):
+        assert not torch.allclose(a, b, atol=1e-4)
+    assert torch.equal(without, segmenter.decode(target, [memory]).logits), "a prompt leaves nothing behind"
+
+
+@pytest.mark.parametrize("side", [8, 32, 64, 256])
+def test_the_size_of_a_mask_prompt_does_not_matter(segmenter, side):
+    features, masks = rows(segmenter, 2)
+    memory = segmenter.remember(features.rows(index(0, 2)), masks)
+    target = features.rows(index(1, 2))
+    usual = segmenter.decode(target, [memory], (), candidates(2, 128))
+    found = segmenter.decode(target, [memory], (), candidates(2, side))
+    assert torch.allclose(found.logits, usual.logits, atol=1e-4)
+    assert torch.allclose(found.presence, usual.presence, atol=1e-4)
+
+
+def test_prompted_structures_in_one_batch_give_the_masks_of_one_at_a_time(segmenter):
+    features, masks = rows(segmenter, 3)
+    memory, prompts = segmenter.remember(features.rows(index(0, 3)), masks), candidates(3, 128)
+    together = segmenter.decode(features.rows(index(1, 3)), [memory], [memory], prompts)
+    for k in range(3):
+        one = memory.rows(torch.tensor([k]))
+        alone = segmenter.decode(features.rows(index(1, 1)), [one], [one], prompts[k : k + 1])
+        assert torch.allclose(together.logits[k], alone.logits[0], atol=1e-3)
+
+
+def test_a_mask_prompt_is_what_sam2_takes_for_the_logits_of_an_earlier_answer(segmenter):
+    points, logits = segmenter._prompt(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, 128, 128))
+    assert logits.shape == (3, 1, 32, 32) and logits[:, 0, 0, 0].tolist() == [-4.0, 0.0, 4.0]
+    assert points["point_labels"].tolist() == [[-1]] * 3, "no point is set"
+
+
 def test_the_same_weights_work_at_another_size(segmenter):
     for size in (192, 64, 128):
         segmenter.set_size(size)
@@ -91,6 +136,8 @@ def test_the_same_weights_work_at_another_size(segmenter):
         memory = segmenter.remember(features.rows(index(0, 2)), masks)
         result = segmenter.decode(features.rows(index(1, 2)), [memory])
         assert result.logits.shape == (2, 1, size // 4, size // 4)
+        prompted = segmenter.decode(features.rows(index(1, 2)), [memory], (), candidates(2, 128))
+        assert prompted.logits.shape == result.logits.shape
     with pytest.raises(ValueError, match="multiple of 64"):
         segmenter.set_size(100)
 

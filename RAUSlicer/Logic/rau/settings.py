@@ -26,7 +26,7 @@ class SegmentSettings(BaseModel):
     )
     registration: Literal["auto", "off"] = Field(
         "auto",
-        description="Lay 3-D references onto the target first (affine, then deformable), or leave them as they are",
+        description="Lay references onto the target first (affine, then deformable), or leave them as they are",
     )
     adaptation: Literal["auto", "off"] = Field(
         "auto",
@@ -46,4 +46,4 @@ class SegmentSettings(BaseModel):
         None, description="Intensity window (low, high) in the image's own units; none: CT in HU, others by percentiles"
     )
     threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: what the machine offers")
-    seed: int = Field(0, ge=0, description="Seed of everything random")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random")

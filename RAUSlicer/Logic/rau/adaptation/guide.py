@@ -127,7 +127,7 @@ def sheets_of(match: Match, values: Sequence[int], square: Square) -> Sheets:
     chosen = np.unique(np.linspace(low, high, min(SHEETS, high - low + 1)).round().astype(int)).tolist()
     frame = framed(images, square.reference)
     pixels = grey(to_square(images.stack(chosen), frame, square.size), square.colour)
-    lookup = np.zeros(int(max(labels.array.max(), *values)) + 1, np.uint8)
+    lookup = np.zeros(int(max(labels.array.max(), *values)) + 1, np.uint16)
     lookup[list(values)] = np.arange(1, len(values) + 1)
     maps = lookup[labels.stack(chosen)]
     grid = torch.from_numpy(_nearest(maps, frame, square.size).astype(np.int64))
@@ -141,7 +141,7 @@ def sheets_of(match: Match, values: Sequence[int], square: Square) -> Sheets:
 
 
 def _nearest(maps: np.ndarray, frame: Frame, size: int) -> np.ndarray:
-    """(N, rows, columns) uint8 labels on the square, (N, size, size); nearest pixel, 0 outside."""
+    """(N, rows, columns) labels on the square, (N, size, size); nearest pixel, 0 outside."""
     top, left, height, width = frame.pixels(size)
     rows = np.minimum(((np.arange(height) + 0.5) * maps.shape[1] / height).astype(int), maps.shape[1] - 1)
     columns = np.minimum(((np.arange(width) + 0.5) * maps.shape[2] / width).astype(int), maps.shape[2] - 1)

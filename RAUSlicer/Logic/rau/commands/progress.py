@@ -15,6 +15,7 @@ STAGES = {
     "read": "preparing",
     "retrieve": "looking for like slices",
     "register": "laying the references onto the target",
+    "adapt": "learning from the references",
     "segment": "segmenting",
     "assemble": "assembling",
     "export": "writing",
