@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 DATA := $(if $(RAU_DATA),$(RAU_DATA),$(wildcard ../shared/data))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types format bench bench-quick screenshots gpu-check wheel clean
+.PHONY: help setup setup-dev demo test lint types format bench bench-quick mini screenshots gpu-check wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,16 @@ bench-quick: $(STAMPS)/dev ## the same on a few cases, in about a minute each
 	@test -n "$(DATA)" || { echo "The labelled images are not here. Set RAU_DATA to their folder" >&2; exit 1; }
 	$(PY) Benchmarks/hippocampus.py --quick
 	$(PY) Benchmarks/evaluation_sets.py --quick
+
+# What the bundled model is made of: rau-mini 0.1.0 (from the history), trained on. TEACHER: a DINOv2 ViT-S/14 folder.
+FIRST := 9d25507
+mini: $(STAMPS)/dev ## train the bundled model again, in runs/ (over an hour; needs the labelled images and TEACHER)
+	@test -n "$(DATA)" -a -n "$(TEACHER)" || { echo "Set RAU_DATA to the labelled images, TEACHER to a DINOv2 folder" >&2; exit 1; }
+	mkdir -p runs && git archive $(FIRST) RAUSlicer/Resources/Models/rau-mini | tar -x -C runs --strip-components=3
+	OMP_NUM_THREADS=1 $(VENV)/bin/rau train segmenter --folder runs/segmenter --data "$(DATA)" --start runs/rau-mini \
+	  --sizes 192,256 --bf16 --teacher "$(TEACHER)" --teacher-weight 0.3 --rate 6e-4 --warmup 100 --ramp 1 \
+	  --minutes 70 --by-clock --steps 1000000 --cooldown 0.4 --every 300 --anatomies 3000
+	$(VENV)/bin/rau train pack --segmenter runs/segmenter --encoder runs/rau-mini --version 0.2.0 --output runs/rau-mini-0.2.0
 
 screenshots: $(STAMPS)/dev ## the pictures in Docs/screenshots, made by the demo and the tests of the panel
 	@$(PY) Testing/system_packages.py

@@ -89,10 +89,13 @@ class Case:
         return np.stack([one.prior(value) for one in used]).mean(0) if used else None
 
     def unlike(self, labels: LabelMap, results: Sequence[StructureResult]) -> list[Structure]:
-        """The structures found whose place does not look like them (see `rau.assembly.plausibility`)."""
+        """The structures found whose place does not look like them (see `rau.assembly.plausibility`).
+
+        Of volumes; in pictures it takes away more than it saves (0.008 Dice on validation tasks).
+        """
         from rau.assembly.plausibility import likeness, unlike
 
-        if any(one.image.ndim == 4 for one in self.references) or self.target.ndim == 4:
+        if len(self.target) == 1 or self.target.ndim == 4:
             return []
         found = [one.structure.value for one in results if one.present]
         references = [(one.image, one.labels) for one in self.references]

@@ -46,7 +46,8 @@ class Guide:
             return None
         known = self.evidence[value]
         known = Evidence(known.trust, known.correlation, known.fineness, iou)
-        return weights_of(known, prior=self.has_prior(value))
+        volume = self.expected[value].shape[0] > 1
+        return weights_of(known, prior=self.has_prior(value), volume=volume)
 
     def candidate(self, value: int) -> np.ndarray | None:
         """(S, R, C) uint8: expert and registration together, the network's mask prompt; None without an expert."""

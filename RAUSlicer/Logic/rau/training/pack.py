@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rau.errors import InputError
 from rau.models.presets import preset
-from rau.models.store import ModelFolder, write_model
+from rau.models.store import MANIFEST, ModelFolder, open_model, write_model
 from rau.training import checkpoint
 from rau.training.architecture import recorded
 
@@ -39,14 +39,22 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 def pack(segmenter: Path, encoder: Path | None, output: Path, version: str, licence: str = "Apache-2.0") -> ModelFolder:
     """Write the averaged weights of a segmenter run (and of an encoder run) as a model folder. No path goes in.
 
-    The segmenter is described as it was trained: its size and image size, not the preset's.
+    The segmenter is described as it was trained: its size and image size, not the preset's. encoder: a run, or a model
+    folder whose encoder is taken over as it is. Raises InputError, ModelError.
     """
     made = {"segmenter": settings_of(segmenter)}
     chosen = preset(str(made["segmenter"]["preset"]))
     weights = {"segmenter.safetensors": weights_of(segmenter)}
     part = asdict(recorded(checkpoint.settings_of(segmenter / STATE)))
     manifest: dict[str, object] = {"name": chosen.name, "version": version, "licence": licence, "segmenter": part}
-    if encoder is not None:
+    if encoder is not None and (encoder / MANIFEST).is_file():
+        other = open_model(encoder)
+        if other.manifest.encoder is None:
+            raise InputError(f"The model {other.manifest.name} has no encoder", "Give another, or a run of `rau train`")
+        weights["encoder.safetensors"] = other.tensors(other.manifest.encoder.file)
+        manifest["encoder"] = {k: v for k, v in other.manifest.encoder.model_dump().items() if k != "file"}
+        made["encoder"] = json.loads(other.manifest.trained or "{}").get("encoder", {})
+    elif encoder is not None:
         made["encoder"] = settings_of(encoder)
         weights["encoder.safetensors"] = weights_of(encoder)
         manifest["encoder"] = {"config": chosen.encoder, "image_size": chosen.encoder_size}
