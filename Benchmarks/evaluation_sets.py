@@ -8,6 +8,7 @@ copying the mask is then the truth itself, and it is no part of the mean over se
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import common
 import figures
 import memory
-from scores import Kept
+from scores import Kept, Score
 from sets import pairs_for, spread, wanted_sets
 
 from rau.errors import InputError, RauError
@@ -126,8 +127,33 @@ def parser() -> ArgumentParser:
     made.add_argument("--limit", type=int, default=0, help="pairs a set at the most (default: all)")
     made.add_argument("--baselines", type=Path, metavar="FILE", help="keep the baselines' scores in this JSON file")
     made.add_argument("--pictures", type=Path, metavar="FOLDER", help="write a picture of each set there")
+    made.add_argument("--join", type=Path, nargs="+", metavar="JSON", help="run nothing: judge these runs as one")
     made.add_argument("--memory", action="store_true", help="measure peak memory too, one pair a set")
     return made
+
+
+def joined(paths: Sequence[Path]) -> list[figures.SetFigures]:
+    """The sets of earlier runs from their JSON files, to be judged as one: evaluation-only sets by name, then held-out.
+
+    Raises InputError when a file is no such file, or the runs were made by different models or programs.
+    """
+    found, versions = {}, set()
+    for path in paths:
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            versions.add(json.dumps(told["versions"], sort_keys=True))
+            for name, outcomes in told["sets"].items():
+                made = tuple(
+                    common.Outcome(**{**one, "baselines": {k: Score(**v) for k, v in one["baselines"].items()}})
+                    for one in outcomes
+                )
+                known = load_set(name)
+                found[name] = figures.SetFigures(name, known.dims, known.trainable, made)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{path.name} holds no figures of evaluation_sets.py", "Give what --json wrote") from None
+    if len(versions) > 1:
+        raise InputError("The figures come from different models or versions", "Run the sets again with one of them")
+    return sorted(found.values(), key=lambda one: (one.held_out, one.name))
 
 
 def prepared(arguments: Namespace) -> tuple[list[str], Kept]:
@@ -144,17 +170,27 @@ def prepared(arguments: Namespace) -> tuple[list[str], Kept]:
 
 def main() -> int:
     arguments = parser().parse_args()
+    if arguments.join:
+        try:
+            return concluded(joined(arguments.join), arguments)
+        except RauError as problem:
+            return common.stop(problem)
     try:
         names, kept = prepared(arguments)
         engine, settings = common.engine_for(arguments)
         sets = [run_set(name, arguments, engine, settings, kept) for name in names]
         peak = print_memory(names, arguments) if arguments.memory else {}
-        print_sets(sets)
         told = {one.name: [asdict(outcome) for outcome in one.outcomes] for one in sets}
         versions = {**engine.versions(), "baselines": [one.version for one in BASELINES]}
         common.write_json(arguments.json, {"sets": told, "memory_mb": peak, "versions": versions})
     except RauError as problem:
         return common.stop(problem)
+    return concluded(sets, arguments)
+
+
+def concluded(sets: Sequence[figures.SetFigures], arguments: Namespace) -> int:
+    """Print table, targets and the figure; the exit status."""
+    print_sets(sets)
     good = judge(sets, registered=not arguments.quick)
     common.say(figures.summary(sets))
     return int(arguments.check and not good)

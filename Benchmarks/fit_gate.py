@@ -76,7 +76,8 @@ def rows_of(task: Task, number: int, engine: Engine, settings: SegmentSettings) 
         numbers = (1.0, known.trust, known.correlation, known.fineness, confidence(planes, column))
         here = torch.tensor([True, True, prior is not None])
         told = torch.from_numpy(mask.ravel()[index].astype(np.float32))
-        rows.append(Row(number, task.group, torch.from_numpy(stacked[index]), told, here, torch.tensor(numbers, dtype=torch.float32)))
+        told_of = torch.tensor(numbers, dtype=torch.float32)
+        rows.append(Row(number, task.group, torch.from_numpy(stacked[index]), told, here, told_of))
     return rows
 
 

@@ -56,7 +56,7 @@ def pack(
     segmenter: Annotated[Path, typer.Option(help="Folder of a run of `rau train segmenter`")],
     output: Annotated[Path, typer.Option(help="Model folder to write")],
     version: Annotated[str, typer.Option(help="Version of the model")],
-    encoder: Annotated[Path | None, typer.Option(help="Folder of a run of `rau train encoder`, or a model folder")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="Run of `rau train encoder`, or a model folder")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights")] = "Apache-2.0",
 ) -> None:
     """Make a model folder, for `rau segment --model`, of training runs."""
