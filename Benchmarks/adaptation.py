@@ -59,6 +59,7 @@ def main() -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one task of each group and no training of the network")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    parser.add_argument("--first", action="store_true", help="one task of each group, all variants")
     parser.add_argument("--volumes", action="store_true", help="volumes too; the network is then not trained")
     parser.add_argument("--model", default="auto", help="as in `rau segment`")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -67,7 +68,7 @@ def main() -> int:
     ways = variants(load_engine(settings), settings, not (arguments.quick or arguments.volumes))
     scores: dict[str, dict[str, list[float]]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for task in tasks(quick=arguments.quick):
+    for task in tasks(quick=arguments.quick or arguments.first):
         if task.target.array.shape[0] > 1 and not arguments.volumes:
             continue
         row = scores.setdefault(task.group, {name: [] for name in ways})

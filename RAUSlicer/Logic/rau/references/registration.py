@@ -56,15 +56,21 @@ class Registered:
 
         The points are evenly spaced from the first to the last voxel along each axis, at most PLACES of them.
         """
-        shape = self.image.shape
-        axes = [np.linspace(0, n - 1, min(n, PLACES)) for n in shape]
-        used = range(3 - self._grid.GetDimension(), 3)
-        spacing = self._grid.GetSpacing()[::-1]
-        points = np.stack(np.meshgrid(*(axes[i] for i in used), indexing="ij"), -1) * spacing
-        moved = np.array([self.transform.TransformPoint(p[::-1].tolist())[::-1] for p in points.reshape(-1, len(used))])
-        middle = [(n - 1) / 2 * s for n, s in zip(self._masks.GetSize()[::-1], self._masks.GetSpacing()[::-1])]
-        found = np.zeros((*(len(axis) for axis in axes), 3), np.float32)
-        found[..., 3 - len(used) :] = (moved - middle).reshape(*(len(axis) for axis in axes), len(used))
+        import SimpleITK as sitk
+
+        flat = 3 - self._grid.GetDimension()
+        counts = [min(n, PLACES) for n in self.image.shape]
+        ends = [(n - 1) * s for n, s in zip(self.image.shape[flat:], self._grid.GetSpacing()[::-1], strict=True)]
+        steps = [end / (n - 1) if n > 1 else 1.0 for end, n in zip(ends, counts[flat:], strict=True)]
+        field = sitk.TransformToDisplacementField(
+            self.transform, sitk.sitkVectorFloat64, counts[flat:][::-1], [0.0] * len(steps), steps[::-1]
+        )
+        points = np.stack(np.meshgrid(*(np.arange(n) for n in counts[flat:]), indexing="ij"), -1) * steps
+        moved = points + sitk.GetArrayFromImage(field).reshape(points.shape)[..., ::-1]
+        size, spacing = self._masks.GetSize()[::-1], self._masks.GetSpacing()[::-1]
+        middle = [(n - 1) / 2 * s for n, s in zip(size, spacing, strict=True)]
+        found = np.zeros((*counts, 3), np.float32)
+        found[..., flat:] = (moved - middle).reshape(*counts, len(steps))
         return found
 
 
