@@ -91,7 +91,7 @@ class Case:
     def unlike(self, labels: LabelMap, results: Sequence[StructureResult]) -> list[Structure]:
         """The structures found whose place does not look like them (see `rau.assembly.plausibility`).
 
-        Of volumes; in pictures it takes away more than it saves (0.008 Dice on validation tasks).
+        Of volumes alone: in pictures of validation tasks it took away more than it saved.
         """
         from rau.assembly.plausibility import likeness, unlike
 
