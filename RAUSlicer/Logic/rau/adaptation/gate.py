@@ -1,8 +1,8 @@
 """How much network, expert and registration count for a structure: by what is known of them without the truth.
 
-The coefficients, which pictures use, were fitted on validation tasks by `Benchmarks/fit_gate.py`; the shares for volumes
-were set by hand on hippocampus and prostate pairs (model card). The network was trained on most real images among
-these, which favours it. No evaluation set was seen.
+The coefficients, which pictures use, were fitted on validation tasks by `Benchmarks/fit_gate.py`; the shares for
+volumes were set by hand on hippocampus and prostate pairs (model card). The network was trained on most real images
+among these, which favours it. No evaluation set was seen.
 """
 
 from __future__ import annotations
