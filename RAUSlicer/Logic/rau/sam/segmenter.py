@@ -7,8 +7,11 @@ slice), C = d_model, S = image size in pixels, T = S / 16 memory positions a sid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from rau.sam.injection import Guidance, Injection, corner_points, injected
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +64,15 @@ class Masks:
     logits: torch.Tensor
     presence: torch.Tensor
     iou: torch.Tensor
+
+    @staticmethod
+    def interleave(parts: Sequence[tuple[torch.Tensor, Masks]]) -> Masks:
+        """Rows decoded apart, in their own order. parts: (index, masks); row k of `masks` is row index[k] of all."""
+        import torch
+
+        order = torch.cat([index for index, _ in parts]).argsort()
+        columns = zip(*((m.logits, m.presence, m.iou) for _, m in parts), strict=True)
+        return Masks(*(torch.cat(column)[order] for column in columns))
 
 
 class Segmenter:
@@ -137,14 +149,67 @@ class Segmenter:
         references: Sequence[Memory],
         neighbours: Sequence[Memory] = (),
         prompts: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
+        boxes: torch.Tensor | None = None,
+        injection: Injection = "token",
     ) -> Masks:
-        """Masks of K structures in K target rows.
+        """Masks of K structures in K target rows. RAU's decoder (papers.md A3.6); memory alone: "SAM2-Memory".
 
         references: conditioning memories, each of K rows (row k of each is the same structure as row k of `features`).
         neighbours: memories of target slices already segmented, nearest first, at most `max_neighbours`.
         prompts: (K, 1, any, any) probabilities, where each structure is expected: a mask prompt. None: memory alone.
+        tokens: (K, C) fused `<Seg>` states, the z of `rau.sam.fusion`; injection: see `rau.sam.injection.injected`.
+        boxes: (K, 4) x0, y0, x1, y1, pixels of the S square; a row with a NaN has no box, and comes out as without.
+        All may be combined. With tokens or boxes SAM2 gives one mask a row. Raises ValueError for shapes that differ.
         """
+        guidance = Guidance(prompts, tokens, boxes, injection)
+        guidance.check(len(features), self.model.hidden_dim)
+        boxed = guidance.boxed()
+        if boxed is None or bool(boxed.all()):
+            return self._decode(features, references, neighbours, guidance)
+        # SAM2 pads a row without points once less than one with two, and pads take part in attention: rows apart.
+        done: list[tuple[torch.Tensor, Masks]] = []
+        for index, part in ((boxed.nonzero()[:, 0], guidance), ((~boxed).nonzero()[:, 0], guidance.without_boxes())):
+            if len(index):
+                seen, near = ([memory.rows(index) for memory in group] for group in (references, neighbours))
+                done.append((index, self._decode(features.rows(index), seen, near, part.rows(index), single=True)))
+        return Masks.interleave(done)
+
+    def _decode(
+        self,
+        features: Features,
+        references: Sequence[Memory],
+        neighbours: Sequence[Memory],
+        guidance: Guidance,
+        single: bool = False,
+    ) -> Masks:
+        """Rows that all have a box, or none. single: one mask a row, whatever SAM2's settings are without a token."""
+        points, logits = (None, None) if guidance.masks is None else self._prompt(guidance.masks)
+        if guidance.boxes is not None:
+            points = corner_points(guidance.boxes)
         feats, positions, sizes = self._flat(features)
+        plain = guidance.tokens is None and guidance.boxes is None and not single
+        decoder = self.model.sam_mask_decoder
+        with nullcontext() if plain else injected(decoder, guidance.tokens, guidance.injection):
+            self.model.track_step(
+                TARGET_FRAME,
+                False,
+                feats,
+                positions,
+                sizes,
+                points,
+                None,
+                self._frames(references, neighbours),
+                TARGET_FRAME + 1,
+                run_mem_encoder=False,
+                prev_sam_mask_logits=logits,
+            )
+        logits, iou, _, presence = self._heads
+        self._heads = None
+        return Masks(logits.float(), presence[:, 0].float(), iou[:, 0].float())
+
+    def _frames(self, references: Sequence[Memory], neighbours: Sequence[Memory]) -> dict[str, Any]:
+        """Memories as SAM2 keeps the outcome of earlier frames."""
 
         def output(memory: Memory) -> dict[str, Any]:
             return {
@@ -153,26 +218,9 @@ class Segmenter:
                 "obj_ptr": memory.pointer,
             }
 
-        memories = {
+        return {
             "cond_frame_outputs": {i: output(one) for i, one in enumerate(references)},
             "non_cond_frame_outputs": {
                 TARGET_FRAME - 1 - i: output(one) for i, one in enumerate(neighbours[: self.max_neighbours])
             },
         }
-        points, logits = (None, None) if prompts is None else self._prompt(prompts)
-        self.model.track_step(
-            TARGET_FRAME,
-            False,
-            feats,
-            positions,
-            sizes,
-            points,
-            None,
-            memories,
-            TARGET_FRAME + 1,
-            run_mem_encoder=False,
-            prev_sam_mask_logits=logits,
-        )
-        logits, iou, _, presence = self._heads
-        self._heads = None
-        return Masks(logits.float(), presence[:, 0].float(), iou[:, 0].float())
