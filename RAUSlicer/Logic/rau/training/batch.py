@@ -20,7 +20,7 @@ MIN_PIXELS = 10  # of a structure on the network's square; fewer: neither presen
 class Batch:
     """images: (B, F, 3, S, S) in 0 to 1. masks: (K, F, 1, S, S) float 0 or 1 of K structures. of: (K,) task of each.
 
-    present: (K,) bool, whether the structure is in the target.
+    present: (K,) bool, whether the structure is in the target. names: of the K structures, "" for none.
     """
 
     images: torch.Tensor
@@ -28,6 +28,7 @@ class Batch:
     of: torch.Tensor
     present: torch.Tensor
     layout: Layout
+    names: tuple[str, ...] = ()
 
 
 def warped(
@@ -177,6 +178,11 @@ def pick(rng: Rng, counts: np.ndarray, layout: Layout, k: int) -> list[list[int]
     return chosen
 
 
+def name_of(task: Task, values: Sequence[int]) -> str:
+    """What a structure is called; "" for what has no name, or is several in one."""
+    return task.names[values[0]] if len(values) == 1 and values[0] < len(task.names) else ""
+
+
 def make_batch(
     source: Source, seed: Sequence[int], layout: Layout, tasks: int, k: int, size: int, difficulty: float = 1.0
 ) -> Batch:
@@ -191,12 +197,13 @@ def make_batch(
         grids = warped(drawn, layout, size, dice, difficulty)
         labels = synthetic.sample_labels(torch.from_numpy(np.concatenate([t.labels for t in drawn])), grids)
         maps = labels.view(tasks, layout.frames, size, size)
-        masks, of = [], []
+        masks, of, names = [], [], []
         for i in range(tasks):
             counts = np.stack([np.bincount(frame.ravel(), minlength=256) for frame in maps[i].numpy()])
             for values in pick(rng, counts, layout, k):
                 masks.append(torch.isin(maps[i], torch.tensor(values)).float()[:, None])
                 of.append(i)
+                names.append(name_of(drawn[i], values))
         if masks:
             break
     else:
@@ -204,4 +211,5 @@ def make_batch(
     images = pictures(drawn, labels, grids, layout, True, dice, difficulty)
     stacked = torch.stack(masks)
     present = stacked[:, layout.target].flatten(1).sum(1) > 0
-    return Batch(images.view(tasks, layout.frames, 3, size, size), stacked, torch.tensor(of), present, layout)
+    shown = images.view(tasks, layout.frames, 3, size, size)
+    return Batch(shown, stacked, torch.tensor(of), present, layout, tuple(names))

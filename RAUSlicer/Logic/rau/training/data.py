@@ -7,7 +7,7 @@ maps and, where the picture is real, images. `rau.training.batch` turns tasks in
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,7 +42,8 @@ class Task:
 
     subjects: for each frame whose anatomy it is (frames of one subject deform alike). amount: how strongly subjects are
     deformed, 1 where both are the same original. wander: extra deformation of each frame, for levels that differ.
-    relief: (F, P, P) float32, materials: (256,), style: as in `rau.training.anatomy.Anatomy`.
+    relief: (F, P, P) float32, materials: (256,), style: as in `rau.training.anatomy.Anatomy`. names: of the label
+    values, "" where there is none; empty: none has.
     """
 
     labels: np.ndarray
@@ -53,6 +54,7 @@ class Task:
     relief: np.ndarray | None = None
     materials: np.ndarray | None = None
     style: Style = Style.PLAIN
+    names: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -144,12 +146,16 @@ def turn(rng: Rng, frames: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Patient:
-    """labels: (Z, Y, X) uint8 in LPS order with unlabelled tissue from TISSUE on; image: uint8 alike, or None."""
+    """labels: (Z, Y, X) uint8 in LPS order with unlabelled tissue from TISSUE on; image: uint8 alike, or None.
+
+    names: of the label values, "" for none.
+    """
 
     labels: np.ndarray
     image: np.ndarray | None
     spacing: tuple[float, float, float]
     extents: tuple[tuple[int, int], ...]  # along each axis, first and last index with a structure
+    names: tuple[str, ...] = ()
 
 
 def tissue_classes(image: np.ndarray, labels: np.ndarray, bins: int = 5) -> np.ndarray:
@@ -164,11 +170,15 @@ def tissue_classes(image: np.ndarray, labels: np.ndarray, bins: int = 5) -> np.n
 
 
 def as_patient(
-    image: np.ndarray | None, labels: np.ndarray, spacing: Sequence[float], landmarks: Sequence[int] = ()
+    image: np.ndarray | None,
+    labels: np.ndarray,
+    spacing: Sequence[float],
+    landmarks: Sequence[int] = (),
+    names: Mapping[int, str] | None = None,
 ) -> Patient:
     """image: uint8 (Z, Y, X) or None; labels: integers, renumbered below TISSUE.
 
-    landmarks: label values whose extents make the levels of two patients comparable; empty: all.
+    landmarks: label values whose extents make the levels of two patients comparable; empty: all. names: of the values.
     """
     values = np.unique(labels)
     compact = (
@@ -181,7 +191,9 @@ def as_patient(
     compact = compact.astype(np.uint8)
     if image is not None:
         compact = tissue_classes(image, compact)
-    return Patient(compact, image, (spacing[0], spacing[1], spacing[2]), extents)
+    kept = [int(v) for v in values if v] if names else []
+    called = ("", *((names or {}).get(v, "") for v in kept)) if kept else ()
+    return Patient(compact, image, (spacing[0], spacing[1], spacing[2]), extents, called)
 
 
 def square(frames: np.ndarray, spacing: tuple[float, float], nearest: bool) -> np.ndarray:
@@ -253,7 +265,7 @@ class Patients:
         if not real and rng.random() < self.removal:
             remove_one(rng, labels, layout)
         amount = float(rng.uniform(0.7, 1.2)) if same else float(rng.uniform(0.0, 0.45))
-        return Task(labels, images, subjects_of(rng, layout, 0.0), amount, 0.08)
+        return Task(labels, images, subjects_of(rng, layout, 0.0), amount, 0.08, names=self.patients[a].names)
 
 
 @dataclass

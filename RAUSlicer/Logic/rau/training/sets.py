@@ -36,7 +36,8 @@ def read_patient(case: Case, landmarks: Sequence[int] = ()) -> Patient:
     image, labels = case.read() if shown else (None, case.read_labels())
     maps, geometry, orientation = canonical(labels.array, labels.geometry)
     pixels = None if image is None else eight_bit(orientation.forth(image.array))
-    return as_patient(pixels, maps, geometry.spacing, landmarks)
+    names = {one.value: one.name for one in labels.structures}
+    return as_patient(pixels, maps, geometry.spacing, landmarks, names)
 
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
@@ -56,7 +57,9 @@ def phantoms(seeds: Sequence[int]) -> list[Patient]:
         reference, target = patient_pair(seed)
         for image, labels in ((reference.image, reference.labels), target):
             pixels, geometry, orientation = canonical(image.array, image.geometry)
-            people.append(as_patient(eight_bit(pixels), orientation.forth(labels.array), geometry.spacing))
+            names = {one.value: one.name for one in labels.structures}
+            maps = orientation.forth(labels.array)
+            people.append(as_patient(eight_bit(pixels), maps, geometry.spacing, names=names))
     return people
 
 

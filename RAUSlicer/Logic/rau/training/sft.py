@@ -1,0 +1,300 @@
+"""`rau train sft`: the VLM learns to label, to box and to say where each structure of the reference lies.
+
+`transformers.Trainer` (and so accelerate: one process, several, FSDP by its configuration file) over items drawn
+without end. First the vision tower alone, against the segmenter's own features; then everything, from easy anatomies to
+hard ones. Resumable in the same folder. Writes log.csv, validation.csv, curves.png, checkpoints and `reasoner/`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from rau.errors import InputError
+from rau.models.store import find_model
+from rau.sam.pixels import normalise
+from rau.training import checkpoint
+from rau.training.batch import make_batch
+from rau.training.data import Layout, Mixture
+from rau.training.items import collate, draw, painted
+from rau.training.precision import bfloat16
+from rau.training.schedule import Schedule
+from rau.training.sets import Mixtures, mixtures
+from rau.training.vlm_objective import SftModel, Sight
+from rau.training.vlm_validation import validate
+from rau.vlm.prompts import Task
+from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
+
+ENDLESS = 10**7  # steps, for runs that end by the clock
+
+
+@dataclass(frozen=True)
+class SftTraining:
+    """How to train. start: run folder or model folder whose VLM to begin from; nothing: from scratch.
+
+    data: folder of the labelled sets. steps: optimiser steps in all; minutes: training time in all instead, which the
+    learning rate then follows (0: the steps count). dialogues: in a step. structures: at most so many of each. sight:
+    fraction of the run for the vision tower alone, against the features of the segmenter of `teacher`. ramp: fraction
+    over which the tasks grow from easy to hard. shares: of segment, label and box items. every: steps between
+    validations. bf16: forward pass in bfloat16. anatomies: random anatomies in the pool; cache: where they are kept.
+    """
+
+    folder: str
+    start: str = ""
+    data: str = ""
+    teacher: str = "rau-mini"
+    steps: int = 2000
+    minutes: float = 0.0
+    dialogues: int = 8
+    structures: int = 6
+    sight: float = 0.12
+    ramp: float = 0.4
+    shares: str = "0.6,0.25,0.15"
+    rate: float = 1e-3
+    warmup: int = 100
+    cooldown: float = 0.4
+    every: int = 300
+    seed: int = 0
+    bf16: bool = False
+    anatomies: int = 1200
+    cache: str = ""
+
+
+class Clock:
+    """Training time of a run, over several calls; validation is left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before = float(path.read_text()) if path.exists() else 0.0
+        self.since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.before + (0.0 if self.since is None else time.perf_counter() - self.since)
+
+    def stop(self) -> None:
+        self.before, self.since = self.seconds, None
+        self.path.write_text(f"{self.before:.1f}\n")
+
+    def go(self) -> None:
+        self.since = time.perf_counter()
+
+
+class Steps(Dataset):  # type: ignore[misc, type-arg, unused-ignore]
+    """A dataset of numbers: dialogue i of step i // dialogues. What is asked in a step is drawn in the collator."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def shares_of(text: str) -> dict[Task, float]:
+    """ "0.6,0.25,0.15" as shares of the tasks. Raises InputError."""
+    try:
+        segment, label, boxes = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"The shares {text!r} do not fit", "Give three numbers, of segment, label and box items"
+        ) from None
+    total = segment + label + boxes
+    if min(segment, label, boxes) < 0 or not total:
+        raise InputError(f"The shares {text!r} do not fit", "Give three numbers, none below 0, not all 0")
+    return {"segment": segment / total, "label": label / total, "boxes": boxes / total}
+
+
+class Run:
+    """A training run: the reasoner, the sources, the clock."""
+
+    def __init__(self, settings: SftTraining) -> None:
+        self.settings, self.folder = settings, Path(settings.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.clock = Clock(self.folder / "seconds")
+        self.loaded = self._begin()
+        self.model = SftModel(self.loaded.reasoner, settings.bf16)
+        self.cells = self.loaded.cells
+        cache = Path(settings.cache or self.folder / "cache")
+        data = Path(settings.data) if settings.data else None
+        self.sources: Mixtures = mixtures(data, settings.seed, cache, settings.anatomies)
+        self.shares = shares_of(settings.shares)
+        steps = ENDLESS if settings.minutes else settings.steps
+        self.schedule = Schedule(settings.rate, steps, settings.warmup, settings.cooldown, settings.minutes * 60)
+        self.segmenter: Any = None
+        self.sight: Sight | None = None
+        if settings.sight and not settings.start:
+            self._teach()
+
+    def _begin(self) -> Loaded:
+        start = self.settings.start
+        if not start:
+            return new_reasoner(self.settings.seed)
+        folder = Path(start) / "reasoner"
+        return load_reasoner(folder if folder.is_dir() else find_model(start) / "vlm")
+
+    def _teach(self) -> None:
+        """The segmenter whose features the tower learns first, and the head that says them (kept in the model)."""
+        from rau.models.engine import load_engine
+        from rau.settings import SegmentSettings
+
+        self.segmenter = load_engine(SegmentSettings(model=self.settings.teacher, device="cpu")).segmenter
+        hidden = self.loaded.reasoner.heads.config.hidden
+        self.sight = self.model.sight = Sight(hidden, int(self.segmenter.model.hidden_dim))
+
+    def done(self, step: int) -> float:
+        return self.schedule.done(step, self.clock.seconds)
+
+    def looking(self, step: int) -> bool:
+        """Whether the vision tower still learns alone."""
+        return self.segmenter is not None and self.done(step) < self.settings.sight
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """The data of a step, by its number alone (and, where the clock counts, by how far the run is)."""
+        step = indices[0] // self.settings.dialogues
+        rng = np.random.default_rng([self.settings.seed, step, 11])
+        looking = self.looking(step)
+        difficulty = min(1.0, self.done(step) / max(self.settings.ramp, 1e-6))
+        source: Mixture = self.sources.hard if difficulty >= 1 else self.sources.easy
+        if difficulty >= 1:
+            source.removal = 0.55
+        size, layout = self.loaded.picture, Layout(1, 0)
+        tasks = list(self.shares)
+        for attempt in range(20):
+            seed = (self.settings.seed, step, attempt, 5)
+            drawn = make_batch(source, seed, layout, len(indices), self.settings.structures, size, difficulty)
+            task = "segment" if looking else tasks[int(rng.choice(len(tasks), p=list(self.shares.values())))]
+            items = draw(drawn, task, rng)
+            if items:
+                break
+        ready = collate(items, self.loaded.processor, self.cells, rng)
+        if looking:
+            frames = drawn.images[[item.drawn for item in items]].flatten(0, 1)
+            with torch.inference_mode():
+                told = self.segmenter.encode(normalise(frames)).levels[-1]
+            ready["told"] = told.clone()
+            ready["painted"] = painted(items, self.loaded.grid)
+        return ready
+
+
+class SftTrainer(Trainer):  # type: ignore[misc, unused-ignore]
+    """Trainer whose rate may follow the clock, and whose first part trains the vision tower alone."""
+
+    run: Run
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        run, schedule = self.run, self.run.schedule
+
+        def rate(step: int) -> float:
+            return schedule.at(step, run.clock.seconds) / schedule.rate
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
+        return self.lr_scheduler
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
+        told, laid = inputs.pop("told", None), inputs.pop("painted", None)
+        if told is None or laid is None:
+            loss: torch.Tensor = model(**inputs)["loss"]
+            return loss
+        return self.sight(inputs, told, laid)
+
+    def sight(self, inputs: dict[str, Any], told: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
+        """The vision tower alone. told: (2 B, C, T, T) of references and targets in turn; laid: of `painted`."""
+        read, run = inputs["inputs"], self.run
+        with bfloat16(run.settings.bf16):
+            out = run.loaded.reasoner.base.model.get_image_features(read["pixel_values"], read["image_grid_thw"])
+        seen = (
+            torch.stack(list(out.pooler_output)).float().view(len(laid), 3, -1, run.loaded.reasoner.heads.config.hidden)
+        )
+        if run.sight is None:
+            raise RuntimeError("the tower has no teacher")
+        return run.sight(seen, told, laid)
+
+
+class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Logs, validates, and ends the run when its time is over."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.run.clock.go()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        run, step = self.run, state.global_step
+        if step % 25 == 0:
+            row = {
+                "step": step,
+                "seconds": round(run.clock.seconds),
+                **{k: round(v, 4) for k, v in run.model.parts.items()},
+            }
+            if len(run.model.parts) == 4:
+                checkpoint.append(run.folder / "log.csv", row)
+        if step % run.settings.every == 0 or run.schedule.over(step, run.clock.seconds):
+            control.should_save = True
+            run.clock.stop()
+            if not run.looking(step):
+                self.rows.append(scored(run, step))
+            run.clock.go()
+        if run.schedule.over(step, run.clock.seconds):
+            control.should_training_stop = True
+
+
+def scored(run: Run, step: int) -> dict[str, float]:
+    """Validate, write down, and keep the reasoner as it is."""
+    row: dict[str, float] = {"step": step, "seconds": round(run.clock.seconds)}
+    row.update({k: round(v, 4) for k, v in validate(run.loaded, run.sources.validation).items()})
+    checkpoint.append(run.folder / "validation.csv", row)
+    checkpoint.plot(run.folder)
+    save_reasoner(run.folder / "reasoner", run.loaded, asdict(run.settings))
+    return row
+
+
+def train(settings: SftTraining) -> Iterator[dict[str, float]]:
+    """Train to the end of the run, resuming what is in the folder; yields the scores of each validation."""
+    run = Run(settings)
+    last = get_last_checkpoint(str(run.folder)) if run.folder.is_dir() else None
+    length = ENDLESS if settings.minutes else settings.steps
+    arguments = TrainingArguments(
+        output_dir=str(run.folder),
+        per_device_train_batch_size=settings.dialogues,
+        max_steps=length,
+        learning_rate=settings.rate,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        logging_steps=100,
+        save_strategy="no",
+        save_total_limit=1,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        disable_tqdm=True,
+        seed=settings.seed,
+        use_cpu=not torch.cuda.is_available(),
+    )
+    watch = Watch(run)
+    trainer = SftTrainer(
+        model=run.model,
+        args=arguments,
+        train_dataset=Steps(length * settings.dialogues),
+        data_collator=run.batch,
+        callbacks=[watch],
+    )
+    trainer.run = run
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last)
+    run.clock.stop()
+    yield from watch.rows

@@ -1,0 +1,79 @@
+"""The VLM with its heads: hidden states in one pass, cues read off them.
+
+Axes: B dialogues, L tokens, K structures of all dialogues together, G tokens a side of a picture, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from rau.vlm.heads import CueHeads
+
+
+@dataclass(frozen=True)
+class Reading:
+    """hidden: (B, L, H) of the last layer. seen: (B, 3, G G, H), the pictures as the language model gets them.
+
+    thought: (B, G G, H), hidden states at the target's tokens: by then the reference has been read.
+    """
+
+    hidden: torch.Tensor
+    seen: torch.Tensor
+    thought: torch.Tensor
+
+
+@dataclass(frozen=True)
+class CueTensors:
+    """states: (K, H) at `<Seg>`. presence: (K,) logit of `<Seg>` against "absent". boxes: (K, 4).
+
+    masks: (K, GR, GR) logits.
+    """
+
+    states: torch.Tensor
+    presence: torch.Tensor
+    boxes: torch.Tensor
+    masks: torch.Tensor
+
+
+class Reasoner(nn.Module):
+    """vlm: `Qwen2_5_VLForConditionalGeneration` (perhaps with LoRA). seg, absent: token ids of the two answers."""
+
+    def __init__(self, vlm: Any, heads: CueHeads, seg: int, absent: int) -> None:
+        super().__init__()
+        self.vlm, self.heads = vlm, heads
+        self.seg, self.absent = seg, absent
+
+    @property
+    def base(self) -> Any:
+        """The Qwen2.5-VL below any adapter."""
+        return self.vlm.get_base_model() if hasattr(self.vlm, "get_base_model") else self.vlm
+
+    def read(self, inputs: Mapping[str, torch.Tensor]) -> Reading:
+        """All pictures and all tokens, once. Dialogues have three pictures of one size each."""
+        base = self.base.model
+        out = base(**inputs, use_cache=False)
+        seen = torch.cat(list(out.image_outputs.pooler_output)).float()
+        b = len(inputs["input_ids"])
+        hidden = out.last_hidden_state.float()
+        places = inputs["mm_token_type_ids"].bool()
+        seen = seen.view(b, 3, -1, seen.shape[-1])
+        thought = hidden[places].view(b, 3, -1, hidden.shape[-1])[:, 2]
+        return Reading(hidden, seen, thought)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., H) to (..., vocabulary)."""
+        head = self.base.lm_head
+        return head(hidden.to(head.weight.dtype)).float()
+
+    def cues(self, reading: Reading, spots: torch.Tensor, of: torch.Tensor, anchors: torch.Tensor) -> CueTensors:
+        """spots, of: as in `Encoded`. anchors: (K, 4) boxes in the reference."""
+        states = reading.hidden[of, spots]
+        said = self.logits(reading.hidden[of, spots - 1])
+        presence = said[:, self.seg] - said[:, self.absent]
+        fields = self.heads.fields(reading.seen[:, 2], reading.thought)
+        return CueTensors(states, presence, self.heads.boxes(states, anchors), self.heads.masks(states, fields, of))
