@@ -1,0 +1,1 @@
+"""Boxes and structures assigned to each other, all at once."""
