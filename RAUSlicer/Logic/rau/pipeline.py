@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rau.assembly.labels import PlaneVotes
     from rau.models.engine import Engine
     from rau.preparation import Case
+    from rau.sam.propagation import Advice
+    from rau.vlm.reason import CaseCues
 
 
 def segment(
@@ -61,11 +63,13 @@ def segment(
 
     guide = guided(case, settings, tell, go_on)
     candidates = guide.candidate if guide is not None else None
+    cues = reasoned(case, settings, engine, tell, go_on)
     tell(StageEvent("segment"))
     for number, plane in enumerate(case.planes):
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
         clock = time.perf_counter()
-        for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe, candidates):
+        advice = advice_of(cues, engine) if number == 0 else None
+        for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe, candidates, advice):
             go_on()
             vote.add(one)
             spent, clock = 1e3 * (time.perf_counter() - clock), time.perf_counter()
@@ -77,14 +81,14 @@ def segment(
             tell(SliceEvent(len(slices), total, index, axis, shown, score, spent))
         votes.append(vote)
     tell(StageEvent("assemble"))
-    grid, results = join(case, votes, settings, target, guide)
+    grid, results = join(case, votes, settings, target, guide, cues)
     odd = case.unlike(grid, results)
     if odd:
         for structure in odd:
             tell(
                 WarningEvent(f"{structure.name}: what lies in its place does not look like the reference's; not found")
             )
-        grid, results = join(case, votes, settings, target, guide, [structure.value for structure in odd])
+        grid, results = join(case, votes, settings, target, guide, cues, [structure.value for structure in odd])
     seconds = time.perf_counter() - start
     chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
     provenance = {"settings": chosen, "versions": engine.versions()}
@@ -101,18 +105,47 @@ def guided(case: Case, settings: SegmentSettings, tell: OnEvent, go_on: Callable
     return build_guide(case, settings.seed, go_on)
 
 
+def reasoned(
+    case: Case, settings: SegmentSettings, engine: Engine, tell: OnEvent, go_on: Callable[[], None]
+) -> CaseCues | None:
+    """What the VLM says at the key slices; None where it is not asked."""
+    from rau.vlm.reason import reason
+
+    known = engine.reasoning
+    if settings.reasoning == "off" or known is None:
+        return None
+    uses = known.uses if settings.reasoning == "auto" else known.all_uses
+    if not uses:
+        return None
+    tell(StageEvent("reason"))
+    return reason(case, known, uses, go_on)
+
+
+def advice_of(cues: CaseCues | None, engine: Engine) -> Advice | None:
+    """The cues of the acquisition plane as what its slices are told."""
+    from rau.sam.hints import Hinted
+    from rau.sam.propagation import Advice
+
+    known = engine.reasoning
+    if cues is None or known is None:
+        return None
+    injection = known.fusion.config.injection if known.fusion is not None else "token"
+    return Advice(cues.hints, None if known.segmenter is None else Hinted(known.segmenter, injection))
+
+
 def join(
     case: Case,
     votes: Sequence[PlaneVotes],
     settings: SegmentSettings,
     target: Volume,
     guide: Guide | None = None,
+    cues: CaseCues | None = None,
     leave_out: Sequence[int] = (),
 ) -> tuple[LabelMap, tuple[StructureResult, ...]]:
     """The votes of the planes as labels on the target's own grid, and what they say of each structure."""
     from rau.assembly.labels import assemble, drop_islands
     from rau.assembly.summary import summarise
 
-    labels = assemble(votes, settings.presence_threshold, case.prior, leave_out, guide)
+    labels = assemble(votes, settings.presence_threshold, case.prior, leave_out, guide, cues)
     grid = LabelMap(case.orientation.back(drop_islands(labels, case.single)), target.geometry, case.structures)
     return grid, summarise(grid, votes, target.spacing_known)

@@ -112,6 +112,7 @@ class Case:
         parts += ["registration"] if one.values and any(r.registered for r in self.references) else []
         parts += ["adaptation"] if one.prompted else []
         parts += ["neighbours"] if one.neighbours else []
+        parts += one.hinted
         similarity = float(best.similarity[one.index])
         return SliceResult(index, axis, best.number, back, similarity, tuple(parts), milliseconds)
 

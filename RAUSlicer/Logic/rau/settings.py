@@ -32,6 +32,10 @@ class SegmentSettings(BaseModel):
         "auto",
         description="Train a small expert on the references first (about a second each), or use the model as it is",
     )
+    reasoning: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Ask the vision-language model: for what was measured to help, for all it can give, or not at all",
+    )
     references_per_slice: int = Field(
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"
     )

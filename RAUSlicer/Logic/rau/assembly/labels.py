@@ -11,6 +11,7 @@ from rau.sam.propagation import SliceMasks
 
 if TYPE_CHECKING:
     from rau.adaptation.guide import Guide
+    from rau.vlm.reason import CaseCues
 
 
 def smoothed(presence: np.ndarray) -> np.ndarray:
@@ -87,12 +88,14 @@ def assemble(
     prior: Callable[[int], np.ndarray | None] = no_prior,
     leave_out: Sequence[int] = (),
     guide: Guide | None = None,
+    cues: CaseCues | None = None,
 ) -> np.ndarray:
     """(S, R, C) uint16 labels. A voxel goes to the structure of highest mean probability over the planes, if over 0.5.
 
     prior: for a label value, where registration expects it, (S, R, C) in 0 to 1; it counts PRIOR_WEIGHT of the sum.
     guide: the experts; where they know the structure, the shares of network, expert and prior are the gate's
     (`rau.adaptation.gate`), in the slices in which the network was asked for it.
+    cues: what the VLM said; where it sees no structure, there is none.
     In each plane a structure's slices count fully where its gate is at or above `threshold`, not at all at half of it.
     """
     shape, values = planes[0].shape, planes[0].values
@@ -109,6 +112,9 @@ def assemble(
             total += 0.0 if expected is None else share.prior * asked * expected
         elif expected is not None:
             total = (1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected
+        seen = cues.gate(value) if cues is not None else None
+        if cues is not None and seen is not None:
+            total = total * np.moveaxis(seen[:, None, None], 0, cues.axis)
         wins = total > best
         labels[wins], best[wins] = value, total[wins]
     return labels

@@ -16,6 +16,7 @@ STAGES = {
     "retrieve": "looking for like slices",
     "register": "laying the references onto the target",
     "adapt": "learning from the references",
+    "reason": "asking where each structure lies",
     "segment": "segmenting",
     "assemble": "assembling",
     "export": "writing",

@@ -18,18 +18,23 @@ if TYPE_CHECKING:
     from rau.references.encoded import EncodedReference
     from rau.references.encoder import Encoder
     from rau.sam.segmenter import Segmenter
+    from rau.vlm.engine import Reasoning
 
 KEPT_REFERENCES = 6  # encoded (reference, plane) pairs kept between runs
 
 
 @dataclass
 class Engine:
-    """segmenter: always; encoder: None when the model has none (slices are then matched by position alone)."""
+    """segmenter: always; encoder: None when the model has none (slices are then matched by position alone).
+
+    reasoning: the VLM; None when the model has none.
+    """
 
     folder: ModelFolder
     segmenter: Segmenter
     encoder: Encoder | None
     device: str
+    reasoning: Reasoning | None = None
     _kept: OrderedDict[str, EncodedReference] = field(default_factory=OrderedDict, repr=False)
 
     @property
@@ -89,6 +94,7 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
     from rau.references.encoder import Encoder, build_encoder
     from rau.sam.build import build_sam2
     from rau.sam.segmenter import Segmenter
+    from rau.vlm.engine import load_reasoning
 
     settings = settings or SegmentSettings()
     folder = open_model(find_model(settings.model))
@@ -109,4 +115,8 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
         raise ModelError(
             f"The weights of {manifest.name} do not fit its model.json", "Get the model again"
         ) from problem
-    return Engine(folder, Segmenter(model.eval().requires_grad_(False).to(device)), encoder, device)
+    segmenter = Segmenter(model.eval().requires_grad_(False).to(device))
+    wanted = (
+        settings.reasoning != "off" and manifest.vlm is not None and (manifest.vlm.uses or settings.reasoning == "on")
+    )
+    return Engine(folder, segmenter, encoder, device, load_reasoning(folder, segmenter, device) if wanted else None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "model.json"
+VLM_FILES = ("config.json", "heads.safetensors", "model.safetensors", "reasoner.json", "tokenizer.json")  # at least
 
 
 class SegmenterPart(BaseModel):
@@ -42,8 +44,24 @@ class EncoderPart(BaseModel):
     file: str = "encoder.safetensors"
 
 
+class VlmPart(BaseModel):
+    """Qwen2.5-VL with its heads in a folder of its own (`rau.vlm.store`), and what the default makes of its cues.
+
+    uses: those that were measured to help; "presence" gates, "boxes" and "fusion" prompt the segmenter.
+    fusion: arguments of `rau.sam.fusion.FusionConfig`, weights in `fusion_file` (those of SAM2's decoder with it).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Literal["vlm"] = "vlm"
+    uses: tuple[Literal["presence", "boxes", "fusion"], ...] = ()
+    presence_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    fusion: dict[str, Any] | None = None
+    fusion_file: str = "fusion.safetensors"
+
+
 class Manifest(BaseModel):
-    """What `model.json` says. files: SHA-256 of each weights file. trained: how the weights came to be (free text)."""
+    """What `model.json` says. files: SHA-256 of each file. trained: how the weights came to be (free text)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,6 +71,7 @@ class Manifest(BaseModel):
     licence: str
     segmenter: SegmenterPart
     encoder: EncoderPart | None = None
+    vlm: VlmPart | None = None
     files: dict[str, str]
     trained: str = ""
 
@@ -128,6 +147,23 @@ def find_model(name: str) -> Path:
     raise ModelError(f"No model {Path(wanted).name!r} and no model folder of that path", f"Models here: {have}")
 
 
+def needed_files(manifest: Manifest) -> list[str]:
+    """The files that a model must have, each with its checksum; of a VLM everything in its folder."""
+    needed = [manifest.segmenter.file] + ([manifest.encoder.file] if manifest.encoder else [])
+    if manifest.vlm:
+        needed += [f"vlm/{name}" for name in VLM_FILES]
+        needed += [name for name in manifest.files if name.startswith("vlm/") and name not in needed]
+        needed += [manifest.vlm.fusion_file] if manifest.vlm.fusion else []
+    return needed
+
+
+def allowed(file: str) -> bool:
+    """Weights beside the manifest; weights, JSON and the chat template in the folder of the VLM. Nothing else."""
+    folder, _, name = file.rpartition("/")
+    kinds = (".safetensors", ".json", ".jinja") if folder else (".safetensors",)
+    return folder in ("", "vlm") and Path(name).name == name and name.endswith(kinds)
+
+
 def open_model(folder: Path, verify: bool = True) -> ModelFolder:
     """Read the manifest and check every file's SHA-256. Raises ModelError: missing, malformed, tampered with."""
     try:
@@ -140,9 +176,8 @@ def open_model(folder: Path, verify: bool = True) -> ModelFolder:
         first = problem.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or MANIFEST
         raise ModelError(f"{MANIFEST} of {folder.name} is not valid at {where}", "Get the model again") from problem
-    needed = [manifest.segmenter.file] + ([manifest.encoder.file] if manifest.encoder else [])
-    for file in needed:
-        if Path(file).name != file or not file.endswith(".safetensors"):
+    for file in needed_files(manifest):
+        if not allowed(file):
             raise ModelError(f"{MANIFEST} of {folder.name} names a file that is not allowed", "Get the model again")
         if file not in manifest.files:
             raise ModelError(f"{MANIFEST} of {folder.name} has no checksum for {file}", "Get the model again")
@@ -150,21 +185,27 @@ def open_model(folder: Path, verify: bool = True) -> ModelFolder:
             raise ModelError(f"The model {folder.name} lacks {file}", "Get the model again")
         if verify and sha256(folder / file) != manifest.files[file]:
             raise ModelError(f"{file} of the model {folder.name} is damaged or was changed", "Get the model again")
+    if manifest.vlm and any(f"vlm/{one.name}" not in manifest.files for one in (folder / "vlm").iterdir()):
+        raise ModelError(f"The VLM of {folder.name} holds a file without a checksum", "Get the model again")
     return ModelFolder(folder, manifest)
 
 
 def write_model(
-    folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Mapping[str, torch.Tensor]], half: bool = True
+    folder: Path,
+    manifest: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, torch.Tensor]],
+    half: bool = True,
+    vlm: Path | None = None,
 ) -> ModelFolder:
     """Write a model folder whole: weights by file name (half precision unless told), then checksums and manifest.
 
-    manifest: fields of `Manifest` without `files`. Files of an existing folder are replaced one by one, this one last.
+    manifest: fields of `Manifest` without `files`. vlm: folder of a reasoner, taken over as it is. Files of an existing
+    folder are replaced one by one, the manifest last.
     """
     import torch
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
         for name, tensors in weights.items():
             ready = {
@@ -172,10 +213,16 @@ def write_model(
                 for k, v in tensors.items()
             }
             save_file(ready, Path(scratch) / name)
-            files[name] = sha256(Path(scratch) / name)
+        for one in sorted(vlm.iterdir()) if vlm else ():
+            (Path(scratch) / "vlm").mkdir(exist_ok=True)
+            shutil.copyfile(one, Path(scratch) / "vlm" / one.name)
+        made = [*weights, *(f"vlm/{one.name}" for one in (sorted(vlm.iterdir()) if vlm else ()))]
+        files = {name: sha256(Path(scratch) / name) for name in made}
         full = Manifest.model_validate({**manifest, "files": files})
         (Path(scratch) / MANIFEST).write_text(json.dumps(full.model_dump(), indent=1) + "\n", encoding="utf-8")
-        for name in [*weights, MANIFEST]:
+        if vlm:
+            (folder / "vlm").mkdir(exist_ok=True)
+        for name in [*made, MANIFEST]:
             (Path(scratch) / name).chmod(0o644)
             os.replace(Path(scratch) / name, folder / name)
     return open_model(folder)

@@ -11,6 +11,9 @@ from rau.sam.pixels import masks_to_square, normalise, to_square
 from rau.volume.planes import Planes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rau.sam.fusion import Slots
     from rau.sam.segmenter import Memory, Segmenter
 
 
@@ -50,3 +53,17 @@ class EncodedReference:
                 memory = segmenter.remember(features, masks.to(device))
             self._memories[index] = (memory, {value: row for row, value in enumerate(here)})
         return self._memories[index]
+
+    def slots(self, segmenter: Segmenter, index: int, values: Sequence[int], side: int = 0) -> Slots:
+        """What the fusion attends to of slice `index`: a row for each of `values`, all of which it shows."""
+        import torch
+
+        from rau.sam.fusion import slots_of
+
+        memory, row_of = self.memory(segmenter, index)
+        rows = torch.tensor([row_of[value] for value in values], device=segmenter.device)
+        image = normalise(to_square(self.images[index][None], self.images.frame, segmenter.size))
+        features = segmenter.encode(image.to(segmenter.device)).rows(torch.zeros_like(rows))
+        labels = self.labels[index]
+        masks = masks_to_square(np.stack([labels == v for v in values]), self.labels.frame, segmenter.size)
+        return slots_of(features, masks.to(segmenter.device), memory.rows(rows), side)

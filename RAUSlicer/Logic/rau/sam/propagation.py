@@ -14,6 +14,7 @@ import numpy as np
 
 from rau.references.encoded import EncodedReference
 from rau.references.retrieval import nearby
+from rau.sam.hints import Hinted, Hints, Rows, decode
 from rau.sam.pixels import from_square, masks_to_square, normalise, to_square
 from rau.sam.segmenter import Features, Memory, Segmenter
 from rau.volume.planes import Planes
@@ -37,7 +38,8 @@ class SliceMasks:
     """A segmented slice. probability: (K', rows, columns) float32; values, presence, iou: of each row, K' alike.
 
     Rows are the structures that a reference shows near this slice; the others are taken as absent. neighbours: how many
-    target slices were in memory. prompted: whether the network was told where an expert expects the structures.
+    target slices were in memory. prompted: whether the network was told where an expert expects the structures. hinted:
+    what the VLM told it, "boxes", "fusion".
     """
 
     index: int
@@ -50,6 +52,7 @@ class SliceMasks:
     similarity: float
     neighbours: int = 0
     prompted: bool = False
+    hinted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,14 @@ class Direction:
 Candidates = Callable[[int], Union[np.ndarray, None]]
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What the VLM says of the slices of a plane. of: (slice, values) -> hints, or None. hinted: who decodes tokens."""
+
+    of: Callable[[int, Sequence[int]], Hints | None]
+    hinted: Hinted | None = None
+
+
 def prompts_of(
     candidates: Candidates | None, values: Sequence[int], t: int, planes: Planes, segmenter: Segmenter
 ) -> torch.Tensor | None:
@@ -149,10 +160,12 @@ def segment_slice(
     recipe: Recipe,
     direction: Direction,
     candidates: Candidates | None = None,
+    advice: Advice | None = None,
 ) -> SliceMasks:
     """All structures of target slice t in one batch; pushes the slice into the ring of `direction`.
 
     candidates: value -> (S, R, C) uint8 probabilities, where the structure is expected (`rau.adaptation.guide`).
+    advice: what the VLM says of the slices of this plane.
     """
     import torch
 
@@ -174,13 +187,16 @@ def segment_slice(
         references = [pick_rows(picked, slot) for slot in range(slots)]
         neighbours = direction.memories(segmenter, asked, planes)
         prompts = prompts_of(candidates, asked, t, planes, segmenter)
-        masks = segmenter.decode(rows, references, neighbours, prompts)
+        hints = advice.of(t, asked) if advice is not None else None
+        hinted = advice.hinted if advice is not None else None
+        masks = decode(segmenter, Rows(rows, references, neighbours, prompts), asked, hints, hinted)
         probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.frame)
         presence = masks.presence.sigmoid().cpu().numpy()
         iou = masks.iou.clamp(0, 1).cpu().numpy()
     kept = {v: probability[k] > 0.5 for k, v in enumerate(asked) if presence[k] >= recipe.threshold}
     direction.push(features, kept)
-    return SliceMasks(t, tuple(asked), probability, presence, iou, *found, len(neighbours), prompts is not None)
+    parts = (*(["boxes"] if hints and hints.boxes else []), *(["fusion"] if hints and hints.tokens else []))
+    return SliceMasks(t, tuple(asked), probability, presence, iou, *found, len(neighbours), prompts is not None, parts)
 
 
 def key_slice(matches: Sequence[Match]) -> int:
@@ -200,13 +216,14 @@ def segment_plane(
     matches: Sequence[Match],
     recipe: Recipe,
     candidates: Candidates | None = None,
+    advice: Advice | None = None,
 ) -> Iterator[SliceMasks]:
     """Every slice of the target once: from the key slice to the end, then from it to the start."""
     start = key_slice(matches)
     forward = Direction(min(recipe.neighbours, segmenter.max_neighbours))
-    yield segment_slice(segmenter, planes, start, matches, recipe, forward, candidates)
+    yield segment_slice(segmenter, planes, start, matches, recipe, forward, candidates, advice)
     backward = forward.copy()
     for t in range(start + 1, len(planes)):
-        yield segment_slice(segmenter, planes, t, matches, recipe, forward, candidates)
+        yield segment_slice(segmenter, planes, t, matches, recipe, forward, candidates, advice)
     for t in range(start - 1, -1, -1):
-        yield segment_slice(segmenter, planes, t, matches, recipe, backward, candidates)
+        yield segment_slice(segmenter, planes, t, matches, recipe, backward, candidates, advice)

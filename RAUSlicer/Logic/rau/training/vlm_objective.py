@@ -34,7 +34,7 @@ class SftModel(nn.Module):
         with bfloat16(self.bf16):
             reading = self.reasoner.read(batch["inputs"])
         losses = {"answer": answer_loss(self.reasoner, reading, batch["labels"])}
-        fields = self.reasoner.heads.fields(reading.seen[:, 2], reading.thought)
+        fields = self.reasoner.heads.fields(reading.seen[:, -1], reading.thought)
         losses["colours"] = colour_loss(self.reasoner.heads.colours(fields), batch["colours"])
         if len(batch["spots"]):
             cues = self.reasoner.cues(reading, batch["spots"], batch["of"], batch["anchors"])

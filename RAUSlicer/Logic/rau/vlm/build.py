@@ -13,7 +13,7 @@ class VlmShape:
     """Sizes of a Qwen2.5-VL. picture: pixels a side; patch: pixels; merge: patches a side that make one token.
 
     hidden, layers, heads, wide: of the language model (wide: of its feed-forward layers). eyes: the same four numbers
-    of the vision tower. window: pixels a side of its windowed attention; whole: which of its layers see the whole picture.
+    of the vision tower. window: pixels a side of its windowed attention; whole: which of its layers see everything.
     """
 
     picture: int = 192

@@ -42,6 +42,11 @@ class Encoded:
     spots: torch.Tensor
     of: torch.Tensor
 
+    def to(self, device: str) -> Encoded:
+        """The same on another device."""
+        moved = {key: value.to(device) for key, value in self.inputs.items()}
+        return Encoded(moved, self.answers, self.spots.to(device), self.of.to(device))
+
 
 def token_of(tokenizer: Any, text: str) -> int:
     """The first token of a text."""

@@ -17,7 +17,8 @@ from rau.vlm.heads import CueHeads
 
 @dataclass(frozen=True)
 class Reading:
-    """hidden: (B, L, H) of the last layer. seen: (B, 3, G G, H), the pictures as the language model gets them.
+    """hidden: (B, L, H) of the last layer. seen: (B, 3, G G, H), the pictures as the language model gets them, the
+    target last.
 
     thought: (B, G G, H), hidden states at the target's tokens: by then the reference has been read.
     """
@@ -68,12 +69,13 @@ class Reasoner(nn.Module):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) to (..., vocabulary)."""
         head = self.base.lm_head
-        return head(hidden.to(head.weight.dtype)).float()
+        kind = next(head.parameters()).dtype  # not `head.weight`: with trained rows that is a copy of the whole table
+        return head(hidden.to(kind)).float()
 
     def cues(self, reading: Reading, spots: torch.Tensor, of: torch.Tensor, anchors: torch.Tensor) -> CueTensors:
         """spots, of: as in `Encoded`. anchors: (K, 4) boxes in the reference."""
         states = reading.hidden[of, spots]
         said = self.logits(reading.hidden[of, spots - 1])
         presence = said[:, self.seg] - said[:, self.absent]
-        fields = self.heads.fields(reading.seen[:, 2], reading.thought)
+        fields = self.heads.fields(reading.seen[:, -1], reading.thought)
         return CueTensors(states, presence, self.heads.boxes(states, anchors), self.heads.masks(states, fields, of))

@@ -161,10 +161,10 @@ class Worker:
         self.send(protocol.Done(job=request.job, report=found.report()))
 
     def _engine(self, settings: SegmentSettings, job: Job) -> Engine:
-        """The loaded engine; loaded again only when model, device or threads are others."""
+        """The loaded engine; loaded again only when model, device, threads or the VLM's part are others."""
         from rau.models.engine import load_engine
 
-        wanted = (settings.model, settings.device, settings.threads)
+        wanted = (settings.model, settings.device, settings.threads, settings.reasoning)
         if self.engine is None or wanted != self.loaded:
             job.on_event(StageEvent("load"))
             self._unload()

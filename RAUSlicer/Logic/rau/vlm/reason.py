@@ -1,0 +1,146 @@
+"""The VLM asked at the key slices of a target; what it said, at every slice.
+
+Key slices are asked alone: between two of them presence, box and mask are interpolated, the fused token is the nearer
+one's. The reference slice is the one that goes into SAM2's memory there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rau.sam.hints import Hints
+from rau.vlm.cues import Cue, between
+
+if TYPE_CHECKING:
+    from rau.preparation import Case, CasePlane
+    from rau.sam.propagation import Match
+    from rau.vlm.engine import Reasoning
+
+KEYS = 8  # slices of a volume that are asked about, at most
+
+
+@dataclass(frozen=True)
+class CaseCues:
+    """What the VLM said of a target. axis: canonical, across which its slices were cut; slices: how many.
+
+    cues: value -> key slice -> cue. tokens: alike, (C,) fused tokens. uses: what of it is made use of.
+    """
+
+    axis: int
+    slices: int
+    cues: Mapping[int, Mapping[int, Cue]]
+    tokens: Mapping[int, Mapping[int, np.ndarray]]
+    uses: tuple[str, ...]
+    threshold: float
+
+    def at(self, value: int, t: int) -> Cue | None:
+        """The cue of a structure in slice t: a key slice's own, or of the two about it; None beyond them."""
+        known = self.cues.get(value, {})
+        if t in known:
+            return known[t]
+        before, after = [k for k in known if k < t], [k for k in known if k > t]
+        if not before or not after:
+            return None
+        first, second = max(before), min(after)
+        return between(known[first], known[second], (t - first) / (second - first))
+
+    def gate(self, value: int) -> np.ndarray | None:
+        """(T,) in 0 to 1: how much of a structure is believed in each slice; None where presence is not made use of."""
+        if "presence" not in self.uses or value not in self.cues:
+            return None
+        cues = [self.at(value, t) for t in range(self.slices)]
+        sure = np.array([1.0 if cue is None else cue.presence / max(self.threshold, 1e-6) for cue in cues])
+        return np.clip(2 * sure - 1, 0, 1).astype(np.float32)
+
+    def hints(self, t: int, values: Sequence[int]) -> Hints | None:
+        """Boxes and tokens of the structures asked for in slice t; None where there is nothing to say."""
+        cues = {value: cue for value in values if (cue := self.at(value, t)) is not None}
+        here = {value: cue for value, cue in cues.items() if cue.presence >= self.threshold}
+        boxes = {value: cue.box for value, cue in here.items()} if "boxes" in self.uses else {}
+        tokens = (
+            {value: self._token(value, t) for value in here if value in self.tokens} if "fusion" in self.uses else {}
+        )
+        return Hints(boxes, tokens) if boxes or tokens else None
+
+    def _token(self, value: int, t: int) -> np.ndarray:
+        known = self.tokens[value]
+        return known[min(known, key=lambda key: (abs(key - t), key))]
+
+
+def keys_of(plane: CasePlane) -> list[tuple[int, Match, int]]:
+    """(target slice, match, reference slice) of the key slices: evenly among those whose reference shows something."""
+    found = []
+    for t in range(len(plane.images)):
+        match = max(plane.matches, key=lambda one: one.similarity[t])
+        index = int(match.index[t])
+        if any(index in where for where in match.reference.where.values()):
+            found.append((t, match, index))
+    if len(found) <= KEYS:
+        return found
+    chosen = np.unique(np.linspace(0, len(found) - 1, KEYS).round().astype(int))
+    return [found[int(k)] for k in chosen]
+
+
+def reason(case: Case, reasoning: Reasoning, uses: Sequence[str], go_on: Callable[[], None]) -> CaseCues:
+    """Ask at the key slices of the first plane, all structures in one pass. go_on: called between slices; raises."""
+    plane = case.planes[0]
+    names = unique({one.value: one.name for one in case.structures})
+    cues: dict[int, dict[int, Cue]] = {}
+    tokens: dict[int, dict[int, np.ndarray]] = {}
+    for t, match, index in keys_of(plane):
+        go_on()
+        found = ask(plane, t, match, index, names, reasoning)
+        for value, cue in found.items():
+            cues.setdefault(value, {})[t] = cue
+        if "fusion" in uses and reasoning.fusion is not None:
+            for value, token in tokens_of(match, index, found, reasoning).items():
+                tokens.setdefault(value, {})[t] = token
+    return CaseCues(plane.images.axis, len(plane.images), cues, tokens, tuple(uses), reasoning.threshold)
+
+
+def unique(names: Mapping[int, str]) -> dict[int, str]:
+    """The names, with a number where two structures have the same, and "structure" where one has none."""
+    made: dict[int, str] = {}
+    for value, name in names.items():
+        plain, count = " ".join(name.split()) or "structure", 1
+        called = plain
+        while called.lower() in {one.lower() for one in made.values()}:
+            count += 1
+            called = f"{plain} {count}"
+        made[value] = called
+    return made
+
+
+def ask(
+    plane: CasePlane, t: int, match: Match, index: int, names: Mapping[int, str], reasoning: Reasoning
+) -> dict[int, Cue]:
+    """The cues of slice t for the structures that reference slice `index` shows."""
+    from rau.sam.pixels import masks_to_square, to_square
+    from rau.vlm.pictures import picture
+
+    images, labels, size = match.reference.images, match.reference.labels, reasoning.locator.loaded.picture
+    here = [value for value in match.reference.values if index in match.reference.where[value]]
+    masks = masks_to_square(np.stack([labels[index] == value for value in here]), labels.frame, size)
+    shown = {names[value]: mask[0].numpy() > 0.5 for value, mask in zip(here, masks)}
+    reference = picture(to_square(images[index][None], images.frame, size)[0].numpy())
+    target = picture(to_square(plane.images[t][None], plane.images.frame, size)[0].numpy())
+    found = reasoning.locator.locate(reference, shown, target)
+    return {value: found[names[value]] for value in here}
+
+
+def tokens_of(match: Match, index: int, cues: Mapping[int, Cue], reasoning: Reasoning) -> dict[int, np.ndarray]:
+    """(C,) of each structure: its `<Seg>` state, projected, over the slots of the reference (RAU Eq. 6, 7)."""
+    import torch
+
+    if reasoning.fusion is None or reasoning.segmenter is None:
+        return {}
+    values = list(cues)
+    with torch.inference_mode():
+        slots = match.reference.slots(reasoning.segmenter, index, values, reasoning.fusion.config.spatial_side)
+        states = torch.from_numpy(np.stack([cues[value].state for value in values]))
+        fused, _ = reasoning.fusion(states.to(reasoning.segmenter.device), slots)
+    return dict(zip(values, fused.cpu().numpy()))
