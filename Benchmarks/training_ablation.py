@@ -1,4 +1,4 @@
-"""What each part of the training gives: runs of `rau train segmenter` at equal training time, one after the other.
+"""What each part of the training gives: runs of `rau train segmenter` at equal processor time, one after the other.
 
 Parts of the mixture (random anatomies alone; label maps beside them; real pictures too), a DINOv2 teacher where
 --teacher names one, and the size of model and input. Each run has its folder, and the learning rate falls by the
@@ -93,7 +93,7 @@ def options_of(variant: Variant, folder: Path, arguments: argparse.Namespace) ->
     if arguments.quick:
         few = ("--steps", "3", "--every", "3", "--frames", "4", "--anatomies", "6", "--image-size", "64")
         return [*made, *few]
-    made += ["--minutes", str(arguments.minutes), "--by-clock", "--steps", str(ENDLESS)]
+    made += ["--minutes", str(arguments.minutes), "--by-clock", "--cpu-time", "--steps", str(ENDLESS)]
     return [*made, "--every", str(arguments.every), "--anatomies", str(arguments.anatomies)]
 
 
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
     made.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="where the runs lie")
     made.add_argument("--variants", help="names of variants, with commas between them (default: all)")
-    made.add_argument("--minutes", type=float, default=30.0, help="training time of each (default 30)")
+    made.add_argument("--minutes", type=float, default=30.0, help="processor time of each (default 30)")
     made.add_argument("--threads", type=int, default=1, help="threads of each run (default 1)")
     made.add_argument("--data", type=Path, default=None, help="folder of the labelled sets (default: RAU_DATA)")
     made.add_argument("--teacher", type=Path, default=None, help="folder of a DINOv2 in the format of transformers")
@@ -203,7 +203,7 @@ def main() -> int:
             common.say(f"{results[-1].line()} ({time.perf_counter() - start:.0f} s with reading and validation)")
     sources = list(dict.fromkeys(name for one in results for name in one.dice))
     columns = ["variant", "mean", *sources, "parameters", "steps", "s a step"]
-    print_table("Validation Dice at equal training time", columns, [one.row(sources) for one in results])
+    print_table("Validation Dice at equal processor time", columns, [one.row(sources) for one in results])
     line, holds = verdict(results, arguments.quick)
     figures = [{**one.__dict__} for one in results]
     common.write_json(arguments.json, {"minutes": arguments.minutes, "threads": arguments.threads, "variants": figures})

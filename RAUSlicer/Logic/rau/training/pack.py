@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rau.errors import InputError
 from rau.models.presets import preset
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
     import torch
 
 STATE, BEST = "state.safetensors", "best.safetensors"
-LEFT_OUT = ("folder", "data", "cache", "start", "teacher", "model")  # paths of a machine; and what has its own place
+LEFT_OUT = (
+    "folder",
+    "data",
+    "cache",
+    "start",
+    "teacher",
+    "model",
+    "reasoner",
+)  # paths of a machine; and what has its own place
 
 
 def settings_of(run: Path) -> dict[str, object]:
@@ -36,17 +45,47 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.averaged_weights(run / (BEST if (run / BEST).is_file() else STATE))
 
 
-def pack(segmenter: Path, encoder: Path | None, output: Path, version: str, licence: str = "Apache-2.0") -> ModelFolder:
+@dataclass(frozen=True)
+class VlmRuns:
+    """Runs of the VLM: the folder of `rau train sft` or grpo, and of `rau train fusion`.
+
+    uses, threshold: see `rau.models.store.VlmPart`.
+    """
+
+    reasoner: Path
+    fusion: Path | None = None
+    uses: tuple[str, ...] = ()
+    threshold: float = 0.5
+
+
+def pack(
+    segmenter: Path,
+    encoder: Path | None,
+    output: Path,
+    version: str,
+    licence: str = "Apache-2.0",
+    vlm: VlmRuns | None = None,
+) -> ModelFolder:
     """Write the averaged weights of a segmenter run (and of an encoder run) as a model folder. No path goes in.
 
-    The segmenter is described as it was trained: its size and image size, not the preset's. encoder: a run, or a model
-    folder whose encoder is taken over as it is. Raises InputError, ModelError.
+    The segmenter is described as it was trained: its size and image size, not the preset's. segmenter, encoder: runs, or
+    model folders whose part is taken over as it is. Raises InputError, ModelError.
     """
-    made = {"segmenter": settings_of(segmenter)}
-    chosen = preset(str(made["segmenter"]["preset"]))
-    weights = {"segmenter.safetensors": weights_of(segmenter)}
-    part = asdict(recorded(checkpoint.settings_of(segmenter / STATE)))
-    manifest: dict[str, object] = {"name": chosen.name, "version": version, "licence": licence, "segmenter": part}
+    made: dict[str, Any] = {}
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    manifest: dict[str, Any] = {"version": version, "licence": licence}
+    if (segmenter / MANIFEST).is_file():
+        whole = open_model(segmenter)
+        manifest |= {"name": whole.manifest.name, "segmenter": whole.manifest.segmenter.model_dump(exclude={"file"})}
+        weights["segmenter.safetensors"] = whole.tensors(whole.manifest.segmenter.file)
+        made["segmenter"] = json.loads(whole.manifest.trained or "{}").get("segmenter", {})
+        chosen = preset("rau-mini")
+    else:
+        made["segmenter"] = settings_of(segmenter)
+        chosen = preset(str(made["segmenter"]["preset"]))
+        weights["segmenter.safetensors"] = weights_of(segmenter)
+        part = asdict(recorded(checkpoint.settings_of(segmenter / STATE)))
+        manifest |= {"name": chosen.name, "segmenter": part}
     if encoder is not None and (encoder / MANIFEST).is_file():
         other = open_model(encoder)
         if other.manifest.encoder is None:
@@ -58,5 +97,37 @@ def pack(segmenter: Path, encoder: Path | None, output: Path, version: str, lice
         made["encoder"] = settings_of(encoder)
         weights["encoder.safetensors"] = weights_of(encoder)
         manifest["encoder"] = {"config": chosen.encoder, "image_size": chosen.encoder_size}
-    manifest["trained"] = json.dumps(made)
-    return write_model(output, manifest, weights)
+    if vlm is None:
+        manifest["trained"] = json.dumps(made)
+        return write_model(output, manifest, weights)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, manifest["vlm"] = Path(scratch) / "vlm", {"uses": vlm.uses, "presence_threshold": vlm.threshold}
+        made["vlm"] = pack_vlm(vlm, folder, manifest["vlm"], weights)
+        manifest["trained"] = json.dumps(made)
+        return write_model(output, manifest, weights, vlm=folder)
+
+
+def pack_vlm(runs: VlmRuns, folder: Path, part: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    """Write the reasoner in half precision into `folder`; fusion and decoder into `weights`, told in `part`.
+
+    Gives how they were trained. Raises InputError, ModelError: also where the fusion was trained with another reasoner.
+    """
+    from rau.training.fusion_outcome import checksums_of, load_fusion, reasoner_folder
+    from rau.vlm.store import RECORD, load_reasoner, save_reasoner
+
+    source = reasoner_folder(str(runs.reasoner))
+    loaded = load_reasoner(source)
+    trained = json.loads((source / RECORD).read_text(encoding="utf-8"))["trained"]
+    made: dict[str, Any] = {"reasoner": {k: v for k, v in trained.items() if k not in LEFT_OUT}}
+    if runs.fusion is not None:
+        fused = load_fusion(runs.fusion / "fusion")
+        if fused.record["fits"]["reasoner"] != checksums_of(source):
+            raise InputError("The fusion was trained with another reasoner", "Train it again with this one")
+        part["fusion"] = fused.record["fusion"]
+        weights["fusion.safetensors"] = {**fused.fusion.state_dict(), **fused.decoder}
+        if fused.row is not None:
+            table = loaded.reasoner.base.get_input_embeddings().weight
+            table.data[loaded.reasoner.seg] = fused.row.to(table)
+        made["fusion"] = {k: v for k, v in fused.record.get("settings", {}).items() if k not in LEFT_OUT}
+    save_reasoner(folder, loaded, made["reasoner"], half=True)
+    return made

@@ -41,7 +41,8 @@ class SegmenterTraining:
     learning rate falls to 3 %. frames: slices a step. structures: at most so many of each task. every: steps between
     validations. patience: stop after so many validations without a new best mean; 0: never. data: folder of the
     labelled sets. cache: where random anatomies are kept; nothing: in the run folder. minutes: stop after so much
-    training time in this call (the same call resumes); 0: no limit. by_clock: minutes are of the whole run, and the
+    training time in this call (the same call resumes); 0: no limit. cpu_time: training time is the processor's, of all
+    threads, which other work on the machine does not change. by_clock: minutes are of the whole run, and the
     learning rate follows them. teacher: folder of a DINOv2 model whose features the image encoder learns as well, with
     teacher_weight in the loss, every teacher_every steps, of teacher_frames slices. bf16: forward pass in bfloat16.
     """
@@ -69,6 +70,7 @@ class SegmenterTraining:
     anatomies: int = 1200
     cache: str = ""
     minutes: float = 0.0
+    cpu_time: bool = False
     by_clock: bool = False
     teacher: str = ""
     teacher_weight: float = 0.5
@@ -90,6 +92,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         seconds = 60 * settings.minutes if settings.by_clock else 0.0
         self.schedule = Schedule(settings.rate, settings.steps, settings.warmup, settings.cooldown, seconds)
+        self.clock = time.process_time if settings.cpu_time else time.perf_counter
         self.teacher_seconds = 0.0
 
     def _build(self) -> None:
@@ -155,18 +158,18 @@ class Run:
         """Loss against the teacher on a few slices of the batch; None without a teacher, or not in this step."""
         if self.teacher is None or self.head is None or self.step % max(1, self.settings.teacher_every):
             return None
-        begin = time.perf_counter()
+        begin = self.clock()
         images = batch.images.flatten(0, 1)
         some = torch.from_numpy(rng.permutation(len(images))[: self.settings.teacher_frames])
         with bfloat16(self.settings.bf16):
             told = self.teacher.features(images[some])
         loss = unlikeness(self.head, features.levels[-1][some].float(), told)
-        self.teacher_seconds += time.perf_counter() - begin
+        self.teacher_seconds += self.clock() - begin
         return self.settings.teacher_weight * loss
 
     def train_step(self, source: Source) -> float:
         """One step; gives the loss without the teacher's part."""
-        begin = time.perf_counter()
+        begin = self.clock()
         rng = np.random.default_rng([self.settings.seed, self.step, 7])
         batch = self.batch(source, rng)
         self.segmenter.set_size(batch.images.shape[-1])
@@ -183,7 +186,7 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.progress.update(self.model)
-        self.progress.seconds += time.perf_counter() - begin
+        self.progress.seconds += self.clock() - begin
         return loss.item()
 
     def validated(self, validation: Mixture, loss: float) -> dict[str, float]:

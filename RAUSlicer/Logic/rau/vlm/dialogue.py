@@ -90,7 +90,7 @@ def encode(processor: Any, dialogues: Sequence[Dialogue], left: bool = False) ->
         spots += here
         of += [row] * len(here)
     ready = {key: inputs[key] for key in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")}
-    ready["mm_token_type_ids"] = (ids == tokenizer.image_token_id).long()
+    ready["mm_token_type_ids"] = (ids == processor.image_token_id).long()
     return Encoded(ready, tuple(answers), torch.tensor(spots, dtype=torch.long), torch.tensor(of, dtype=torch.long))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rau.sam.segmenter import Segmenter
     from rau.vlm.locate import Locator
 
-DECODER = "decoder."  # prefix of SAM2's decoder in the file of the fusion
+DECODER = "sam_mask_decoder."  # prefix of SAM2's decoder in the file of the fusion
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def fused(folder: ModelFolder, config: dict[str, Any], file: str, segmenter: Seg
     twin._modules["sam_mask_decoder"] = decoder
     try:
         fusion = Fusion(FusionConfig(**config))
-        decoder.load_state_dict({k[len(DECODER) :]: v for k, v in tensors.items() if k.startswith(DECODER)})
+        changed = {k[len(DECODER) :]: v for k, v in tensors.items() if k.startswith(DECODER)}
+        decoder.load_state_dict({**decoder.state_dict(), **changed})
         fusion.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(DECODER)})
     except (RuntimeError, TypeError, ValueError) as problem:
         raise ModelError(f"The fusion of {folder.manifest.name} does not fit", "Get the model again") from problem

@@ -78,7 +78,7 @@ def load_large(settings: LargeSettings) -> LoadedLarge:
     four = wants_four_bit(settings.four_bit, device)
     processor = read_processor(folder, settings.picture)
     vlm = read_base(folder, device, four)
-    if vlm.config.image_token_id != processor.tokenizer.image_token_id:
+    if vlm.config.image_token_id != processor.image_token_id:
         raise ModelError(f"The tokenizer in {folder.name} is of another model", AGAIN)
     tokens = add_tokens(vlm, processor.tokenizer)
     with torch.random.fork_rng(devices=[]):

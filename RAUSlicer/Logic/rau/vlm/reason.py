@@ -49,12 +49,16 @@ class CaseCues:
         return between(known[first], known[second], (t - first) / (second - first))
 
     def gate(self, value: int) -> np.ndarray | None:
-        """(T,) in 0 to 1: how much of a structure is believed in each slice; None where presence is not made use of."""
+        """(T,) in 0 to 1: how much of a structure is believed in each slice; None where presence is not made use of.
+
+        Beyond its first and last key slice a structure is believed as much as there.
+        """
         if "presence" not in self.uses or value not in self.cues:
             return None
-        cues = [self.at(value, t) for t in range(self.slices)]
-        sure = np.array([1.0 if cue is None else cue.presence / max(self.threshold, 1e-6) for cue in cues])
-        return np.clip(2 * sure - 1, 0, 1).astype(np.float32)
+        known = self.cues[value]
+        keys = sorted(known)
+        presence = np.interp(np.arange(self.slices), keys, [known[key].presence for key in keys])
+        return np.clip(2 * presence / max(self.threshold, 1e-6) - 1, 0, 1).astype(np.float32)
 
     def hints(self, t: int, values: Sequence[int]) -> Hints | None:
         """Boxes and tokens of the structures asked for in slice t; None where there is nothing to say."""

@@ -100,6 +100,7 @@ def save_reasoner(folder: Path, loaded: Loaded, trained: Mapping[str, Any] | Non
 def load_reasoner(folder: Path) -> Loaded:
     """Read what `save_reasoner` wrote. Raises ModelError."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
     from transformers.utils import logging
@@ -118,5 +119,5 @@ def load_reasoner(folder: Path) -> Loaded:
         )
         processor = AutoProcessor.from_pretrained(folder, **kept)
         return assembled(vlm, processor, heads, Convention(**record["convention"]))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as problem:
         raise ModelError(f"The VLM in {folder.name} cannot be read", "Get the model again") from problem

@@ -122,7 +122,4 @@ def train_tokenizer() -> Any:
         model_max_length=4096,
         padding_side="right",
     )
-    for kind in ("image", "video"):
-        setattr(made, f"{kind}_token", VISION[kind])
-        setattr(made, f"{kind}_token_id", made.convert_tokens_to_ids(VISION[kind]))
     return made
