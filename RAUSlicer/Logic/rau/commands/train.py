@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +50,24 @@ app.command("segmenter", short_help="SAM2 of a preset learns, from scratch or fr
 app.command("encoder", short_help="The encoder for retrieval learns which slices are alike")(
     trainer(encoder.EncoderTraining, encoder.train)
 )
+
+
+def later(name: str, settings: str, summary: str) -> None:
+    """Add the command of `rau.training.<name>`, which is imported (with transformers and trl) when it is called."""
+
+    def run(context: typer.Context) -> None:
+        module = importlib.import_module(f"rau.training.{name}")
+        whole = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+        whole.command(name)(trainer(getattr(module, settings), module.train))
+        command = typer.main.get_command(whole)
+        command.main(context.args, prog_name=context.command_path, standalone_mode=False)
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command(name, short_help=summary, add_help_option=False, context_settings=anything)(run)
+
+
+later("sft", "SftTraining", "The VLM learns to label, to box and to say where each structure lies")
+later("grpo", "GrpoTraining", "The VLM learns from how good its own answers are")
 
 
 @app.command()
