@@ -83,7 +83,7 @@ class FusionTraining:
     dialogues: int = 8
     structures: int = 4
     rate: float = 1e-3
-    decoder_rate: float = 2e-4
+    decoder_rate: float = 5e-5
     warmup: int = 30
     cooldown: float = 0.5
     every: int = 150
