@@ -10,7 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class StageEvent:
-    """A step of the pipeline begins: "read", "retrieve", "register", "adapt", "reason", "segment", "assemble", "export"."""
+    """A step of the pipeline begins.
+
+    "read", "retrieve", "register", "adapt", "reason", "segment", "assemble", "export".
+    """
 
     stage: str
     message: str = ""

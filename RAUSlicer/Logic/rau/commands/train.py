@@ -68,18 +68,24 @@ def later(name: str, settings: str, summary: str) -> None:
 
 later("sft", "SftTraining", "The VLM learns to label, to box and to say where each structure lies")
 later("grpo", "GrpoTraining", "The VLM learns from how good its own answers are")
+later("fusion", "FusionTraining", "The states of the VLM learn to speak to SAM2's decoder")
 
 
 @app.command()
 def pack(
-    segmenter: Annotated[Path, typer.Option(help="Folder of a run of `rau train segmenter`")],
+    segmenter: Annotated[Path, typer.Option(help="Run of `rau train segmenter`, or a model folder")],
     output: Annotated[Path, typer.Option(help="Model folder to write")],
     version: Annotated[str, typer.Option(help="Version of the model")],
     encoder: Annotated[Path | None, typer.Option(help="Run of `rau train encoder`, or a model folder")] = None,
+    vlm: Annotated[Path | None, typer.Option(help="Run of `rau train sft` or grpo")] = None,
+    fusion: Annotated[Path | None, typer.Option(help="Run of `rau train fusion` with that VLM")] = None,
+    uses: Annotated[str, typer.Option(help="What the default makes of the VLM: of presence,boxes,fusion")] = "",
+    threshold: Annotated[float, typer.Option(help="Presence from which a structure is there, 0 to 1")] = 0.5,
     licence: Annotated[str, typer.Option(help="Licence of the weights")] = "Apache-2.0",
 ) -> None:
     """Make a model folder, for `rau segment --model`, of training runs."""
     from rau.training import pack as packing
 
-    made = packing.pack(segmenter, encoder, output, version, licence)
+    runs = packing.vlm_runs(vlm, fusion, uses, threshold)
+    made = packing.pack(segmenter, encoder, output, version, licence, runs)
     print(f"{made.manifest.name} {version}: {len(made.manifest.files)} files")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from rau.training.batch import Batch
 from rau.training.data import Rng
 from rau.vlm.answers import write_boxes, write_label, write_segments
-from rau.vlm.boxes import Box, box_of_mask
+from rau.vlm.boxes import Box, Convention, box_of_mask
 from rau.vlm.dialogue import ABSENT, Dialogue, Encoded, encode, token_of
 from rau.vlm.pictures import marked, overlay, picture
 from rau.vlm.prompts import GRID, MOST, Task, question
@@ -71,20 +71,22 @@ class Item:
             target = marked(target, self.structures[self.marked].target)
         return reference, overlay(reference, [one.reference for one in self.structures]), target
 
-    def question(self) -> str:
-        return question(self.task, {one.name: one.anchor for one in self.structures}, GRID)
+    def question(self, convention: Convention = GRID) -> str:
+        return question(self.task, {one.name: one.anchor for one in self.structures}, convention)
 
-    def answer(self, forced: bool) -> str:
+    def answer(self, forced: bool, convention: Convention = GRID) -> str:
         """forced: `<Seg>` for every structure, the absent ones too, so that a state of each can be read."""
         if self.task == "segment":
             return write_segments({one.name: forced or one.box is not None for one in self.structures})
         if self.task == "boxes":
-            return write_boxes({one.name: one.box for one in self.structures}, GRID)
+            return write_boxes({one.name: one.box for one in self.structures}, convention)
         chosen = self.structures[self.marked or 0]
         return write_label(chosen.name, think=place_of(chosen.target))
 
-    def dialogue(self, forced: bool = True, answered: bool = True) -> Dialogue:
-        return Dialogue(self.names, self.question(), self.images(), self.answer(forced) if answered else None)
+    def dialogue(self, forced: bool = True, answered: bool = True, convention: Convention = GRID) -> Dialogue:
+        """convention: how the backend writes boxes."""
+        said = self.answer(forced, convention) if answered else None
+        return Dialogue(self.names, self.question(convention), self.images(), said)
 
 
 def place_of(mask: np.ndarray) -> str:
@@ -152,14 +154,16 @@ def share_of(mask: np.ndarray, cells: int) -> torch.Tensor:
     return F.interpolate(torch.from_numpy(mask).float()[None, None], size=(cells, cells), mode="area")[0, 0]
 
 
-def collate(items: Sequence[Item], processor: Any, cells: int, rng: Rng) -> dict[str, Any]:
+def collate(
+    items: Sequence[Item], processor: Any, cells: int, rng: Rng, convention: Convention = GRID
+) -> dict[str, Any]:
     """What a training step reads: model inputs, labels of the answer, and the truths of the heads.
 
     Keys: inputs; labels (B, L) with -100 outside the answers; spots, of (K,); anchors, boxes (K, 4); present (K,) bool;
     masks (K, GR, GR); colours (B, GR, GR). Structures with a state are those of `spots`, in its order (papers.md W3).
     """
     forced = [item.task == "segment" and rng.random() >= TRUTHFUL for item in items]
-    encoded = encode(processor, [item.dialogue(one) for item, one in zip(items, forced)])
+    encoded = encode(processor, [item.dialogue(one, convention=convention) for item, one in zip(items, forced)])
     rows = [s for item, one in zip(items, forced) if item.task == "segment" for s in item.structures if one or s.box]
     if len(rows) != len(encoded.spots):
         raise RuntimeError("states and structures are not the same number")

@@ -58,6 +58,19 @@ class VlmRuns:
     threshold: float = 0.5
 
 
+def vlm_runs(reasoner: Path | None, fusion: Path | None, uses: str, threshold: float) -> VlmRuns | None:
+    """The options of `rau train pack`. Raises InputError."""
+    wanted = tuple(one.strip() for one in uses.split(",") if one.strip())
+    if reasoner is None:
+        if fusion is not None or wanted:
+            raise InputError("Without a VLM there is nothing to fuse or to use", "Give --vlm too")
+        return None
+    known = ("presence", "boxes", *(("fusion",) if fusion is not None else ()))
+    if set(wanted) - set(known):
+        raise InputError(f"{uses!r} cannot be made use of", f"Give some of {', '.join(known)}")
+    return VlmRuns(reasoner, fusion, wanted, threshold)
+
+
 def pack(
     segmenter: Path,
     encoder: Path | None,
@@ -68,8 +81,8 @@ def pack(
 ) -> ModelFolder:
     """Write the averaged weights of a segmenter run (and of an encoder run) as a model folder. No path goes in.
 
-    The segmenter is described as it was trained: its size and image size, not the preset's. segmenter, encoder: runs, or
-    model folders whose part is taken over as it is. Raises InputError, ModelError.
+    The segmenter is described as it was trained: its size and image size, not the preset's. segmenter, encoder: runs,
+    or model folders whose part is taken over as it is. Raises InputError, ModelError.
     """
     made: dict[str, Any] = {}
     weights: dict[str, dict[str, torch.Tensor]] = {}

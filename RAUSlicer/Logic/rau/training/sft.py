@@ -34,22 +34,26 @@ from rau.training.vlm_validation import validate
 from rau.vlm.prompts import Task
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
 
+PARTS = ("sight", "answer", "colours", "mask", "box")  # of the loss
 ENDLESS = 10**7  # steps, for runs that end by the clock
 
 
 @dataclass(frozen=True)
 class SftTraining:
-    """How to train. start: run folder or model folder whose VLM to begin from; nothing: from scratch.
+    """How to train.
 
-    data: folder of the labelled sets. steps: optimiser steps in all; minutes: training time in all instead, which the
-    learning rate then follows (0: the steps count). dialogues: in a step. structures: at most so many of each. sight:
-    fraction of the run for the vision tower alone, against the features of the segmenter of `teacher`. ramp: fraction
-    over which the tasks grow from easy to hard. shares: of segment, label and box items. every: steps between
-    validations. bf16: forward pass in bfloat16. anatomies: random anatomies in the pool; cache: where they are kept.
+    start: run folder or model folder whose VLM to begin from; nothing: from scratch. large: folder of a Qwen2.5-VL
+    (`rau.vlm.large`) to train an adapter of instead. data: folder of the labelled sets. steps: optimiser steps in all;
+    minutes: training time in all instead, which the learning rate then follows (0: the steps count). dialogues: in a
+    step. structures: at most so many of each. sight: fraction of the run for the vision tower alone, against the
+    features of the segmenter of `teacher`. ramp: fraction over which the tasks grow from easy to hard. shares: of
+    segment, label and box items. every: steps between validations. bf16: forward pass in bfloat16. anatomies: random
+    anatomies in the pool; cache: where they are kept.
     """
 
     folder: str
     start: str = ""
+    large: str = ""
     data: str = ""
     teacher: str = "rau-mini"
     steps: int = 2000
@@ -134,11 +138,17 @@ class Run:
         self.schedule = Schedule(settings.rate, steps, settings.warmup, settings.cooldown, settings.minutes * 60)
         self.segmenter: Any = None
         self.sight: Sight | None = None
-        if settings.sight and not settings.start:
+        if settings.sight and not settings.start and not settings.large:
             self._teach()
 
     def _begin(self) -> Loaded:
-        start = self.settings.start
+        start, large = self.settings.start, self.settings.large
+        if large:
+            from rau.vlm.large import LargeSettings, load_large
+            from rau.vlm.large_adapter import load_adapter
+
+            base = LargeSettings(source=large, seed=self.settings.seed)
+            return load_adapter(Path(start) / "reasoner", base) if start else load_large(base)
         if not start:
             return new_reasoner(self.settings.seed)
         folder = Path(start) / "reasoner"
@@ -178,7 +188,7 @@ class Run:
             items = draw(drawn, task, rng)
             if items:
                 break
-        ready = collate(items, self.loaded.processor, self.cells, rng)
+        ready = collate(items, self.loaded.processor, self.cells, rng, self.loaded.convention)
         if looking:
             frames = drawn.images[[item.drawn for item in items]].flatten(0, 1)
             with torch.inference_mode():
@@ -219,7 +229,9 @@ class SftTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         )
         if run.sight is None:
             raise RuntimeError("the tower has no teacher")
-        return run.sight(seen, told, laid)
+        loss: torch.Tensor = run.sight(seen, told, laid)
+        run.model.parts = {"sight": float(loss.detach())}
+        return loss
 
 
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -229,19 +241,20 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self.run = run
         self.rows: list[dict[str, float]] = []
 
+    def _log(self, step: int) -> None:
+        """The parts of the last loss; a column stays empty where the step's task has no such part."""
+        parts = self.run.model.parts
+        row: dict[str, Any] = {"step": step, "seconds": round(self.run.clock.seconds)}
+        row |= {name: round(parts[name], 4) if name in parts else "" for name in PARTS}
+        checkpoint.append(self.run.folder / "log.csv", row)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.run.clock.go()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         run, step = self.run, state.global_step
         if step % 25 == 0:
-            row = {
-                "step": step,
-                "seconds": round(run.clock.seconds),
-                **{k: round(v, 4) for k, v in run.model.parts.items()},
-            }
-            if len(run.model.parts) == 4:
-                checkpoint.append(run.folder / "log.csv", row)
+            self._log(step)
         if step % run.settings.every == 0 or run.schedule.over(step, run.clock.seconds):
             control.should_save = True
             run.clock.stop()
@@ -258,8 +271,19 @@ def scored(run: Run, step: int) -> dict[str, float]:
     row.update({k: round(v, 4) for k, v in validate(run.loaded, run.sources.validation).items()})
     checkpoint.append(run.folder / "validation.csv", row)
     checkpoint.plot(run.folder)
-    save_reasoner(run.folder / "reasoner", run.loaded, asdict(run.settings))
+    keep(run)
     return row
+
+
+def keep(run: Run) -> None:
+    """Write the reasoner, or the adapter of a large one, as it is."""
+    folder, settings = run.folder / "reasoner", asdict(run.settings)
+    if run.settings.large:
+        from rau.vlm.large_adapter import save_adapter
+
+        save_adapter(folder, run.loaded, settings)  # type: ignore[arg-type]
+    else:
+        save_reasoner(folder, run.loaded, settings)
 
 
 def train(settings: SftTraining) -> Iterator[dict[str, float]]:

@@ -40,7 +40,7 @@ def validate(loaded: Loaded, source: Mixture, batches: int = 3, dialogues: int =
                 items = draw(batch, task, rng)
                 if not items:
                     continue
-                ready = collate(items, loaded.processor, loaded.cells, rng)
+                ready = collate(items, loaded.processor, loaded.cells, rng, loaded.convention)
                 reading = loaded.reasoner.read(ready["inputs"])
                 if task == "label":
                     note("label", right_answers(loaded, reading.hidden, ready["labels"]))

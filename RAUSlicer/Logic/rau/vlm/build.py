@@ -14,6 +14,8 @@ class VlmShape:
 
     hidden, layers, heads, wide: of the language model (wide: of its feed-forward layers). eyes: the same four numbers
     of the vision tower. window: pixels a side of its windowed attention; whole: which of its layers see everything.
+    theta: base of the language model's rotary positions. The columns of a picture have the slowest of its waves: with
+    the 10,000 or the million of large models, and heads of 32 numbers, one token's step cannot be told from none.
     """
 
     picture: int = 192
@@ -26,6 +28,7 @@ class VlmShape:
     eyes: tuple[int, int, int, int] = (128, 4, 4, 256)
     window: int = 96
     whole: tuple[int, ...] = (1, 3)
+    theta: float = 10.0
 
     @property
     def grid(self) -> int:
@@ -54,7 +57,7 @@ def config_of(shape: VlmShape, tokenizer: Any) -> Any:
         "pad_token_id": tokenizer.convert_tokens_to_ids(PAD),
         "rope_parameters": {
             "rope_type": "default",
-            "rope_theta": 1e4,
+            "rope_theta": shape.theta,
             "mrope_section": [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8],
         },
     }

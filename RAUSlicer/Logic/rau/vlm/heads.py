@@ -14,6 +14,8 @@ from torch import nn
 
 from rau.vlm.prompts import MOST
 
+PROFILE = 24  # cells of a mask's profile along columns and rows, which the box head sees
+
 
 @dataclass(frozen=True)
 class HeadsConfig:
@@ -29,7 +31,7 @@ class CueHeads(nn.Module):
     """Detection head and mask head of `<Seg>` states, colour head of the target's tokens.
 
     The box is told as a step from the structure's box in the reference: the last layer begins at zero, so an untrained
-    head copies the reference. Trained with L1 + GIoU, and BCE + Dice for the mask.
+    head copies the reference; it sees the state and the profiles of the structure's own coarse mask. Trained with L1 + GIoU, and BCE + Dice for the mask.
     """
 
     def __init__(self, config: HeadsConfig) -> None:
@@ -45,7 +47,11 @@ class CueHeads(nn.Module):
         self.smooth = nn.Conv2d(embed, embed, 3, padding=1)
         self.colour = nn.Conv2d(embed, config.colours + 1, 1)
         self.box = nn.Sequential(
-            nn.Linear(hidden + 4, inner), nn.ReLU(), nn.Linear(inner, inner), nn.ReLU(), nn.Linear(inner, 4)
+            nn.Linear(hidden + 4 + 2 * PROFILE, inner),
+            nn.ReLU(),
+            nn.Linear(inner, inner),
+            nn.ReLU(),
+            nn.Linear(inner, 4),
         )
         nn.init.zeros_(self.box[-1].weight)
         nn.init.zeros_(self.box[-1].bias)
@@ -66,10 +72,12 @@ class CueHeads(nn.Module):
         """(B, colours + 1, G R, G R) logits: which colour of the legend lies where in the target; 0 is none."""
         return self.colour(fields)
 
-    def boxes(self, states: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
-        """(K, 4) corners as fractions. anchors: (K, 4) boxes of the structures in the reference."""
+    def boxes(self, states: torch.Tensor, anchors: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """(K, 4) corners as fractions. anchors: (K, 4) boxes of the structures in the reference; masks: of `masks`."""
+        found = masks.sigmoid()
+        profiles = [F.adaptive_max_pool1d(found.amax(axis), PROFILE) for axis in (1, 2)]
         centre, size = (anchors[:, :2] + anchors[:, 2:]) / 2, (anchors[:, 2:] - anchors[:, :2]).clamp(min=1e-3)
-        step = self.box(torch.cat([states, 4 * torch.cat([centre - 0.5, size], -1)], -1))
+        step = self.box(torch.cat([states, 4 * torch.cat([centre - 0.5, size], -1), *profiles], -1))
         centre, size = centre + step[:, :2], size * step[:, 2:].clamp(-3, 3).exp()
         return torch.cat([centre - size / 2, centre + size / 2], -1)
 

@@ -78,4 +78,5 @@ class Reasoner(nn.Module):
         said = self.logits(reading.hidden[of, spots - 1])
         presence = said[:, self.seg] - said[:, self.absent]
         fields = self.heads.fields(reading.seen[:, -1], reading.thought)
-        return CueTensors(states, presence, self.heads.boxes(states, anchors), self.heads.masks(states, fields, of))
+        masks = self.heads.masks(states, fields, of)
+        return CueTensors(states, presence, self.heads.boxes(states, anchors, masks), masks)
