@@ -24,11 +24,12 @@ import rau_tasks  # noqa: E402
 
 from rau.errors import InputError  # noqa: E402
 from rau.models.store import known_models  # noqa: E402
+from rau.training.fusion_outcome import PART, Fused, checksums_of, save_fusion, segmenter_of  # noqa: E402
 from rau.training.items import Item, Structure, place_of  # noqa: E402
 from rau.vlm.answers import write_label  # noqa: E402
 from rau.vlm.build import VlmShape  # noqa: E402
 from rau.vlm.dialogue import encode  # noqa: E402
-from rau.vlm.store import new_reasoner  # noqa: E402
+from rau.vlm.store import new_reasoner, save_reasoner  # noqa: E402
 
 SIDE = 48
 TINY = VlmShape(picture=48, hidden=64, layers=2, heads=4, wide=96, eyes=(32, 2, 2, 48), window=24, whole=(1,))
@@ -231,3 +232,23 @@ def test_a_quick_run_needs_no_images_and_prints_its_figures_last(repository, tmp
     told = json.loads(out.read_text())
     assert set(told["tables"]) == set(rau_tables.TABLES) - {"width"} and all(one["met"] for one in told["targets"])
     assert all(row["items"] for row in told["tables"]["fusion"]["rows"])
+
+
+def test_a_fusion_is_measured_with_the_reasoner_that_it_belongs_to(loaded, random_model, tmp_path):
+    own, other = tmp_path / "sft" / "reasoner", tmp_path / "other" / "reasoner"
+    save_reasoner(own, loaded)
+    save_reasoner(other, new_reasoner(1, TINY))
+    segmenter, digest = segmenter_of(str(random_model))
+    made = rau_masks.random_fusion(loaded, segmenter)
+    record = {"fits": {"reasoner": checksums_of(own), "segmenter": digest}}
+    decoder = {key: value for key, value in segmenter.model.state_dict().items() if key.startswith(PART)}
+    save_fusion(tmp_path / "run" / "fusion", Fused(made.fusion, decoder, torch.zeros(64), record))
+    speaker = rau_masks.trained_fusion(tmp_path / "run", [other, own], str(random_model))
+    assert speaker.row is not None and rau_masks.ways_of(speaker) == ["memory", "boxes", "fusion", "fusion + boxes"]
+    group = rau_tasks.Group("made", {"made": [an_item(absent=1), an_item()]})
+    found = rau_masks.outcomes(group, speaker, segmenter, rau_masks.ways_of(speaker))
+    assert [one.item for one in found] == [0] * 4 + [1] * 4 and sum(one.present for one in found) == 7
+    assert all(0 <= one.dice[way] <= 1 for one in found if one.present for way in one.dice) and not found[3].dice
+    assert set(found[0].says) == set(rau_masks.signals(speaker)) and len(found[0].says) == 3
+    with pytest.raises(InputError, match="is not here"):
+        rau_masks.trained_fusion(tmp_path / "run", [other], str(random_model))
