@@ -31,7 +31,8 @@ class CueHeads(nn.Module):
     """Detection head and mask head of `<Seg>` states, colour head of the target's tokens.
 
     The box is told as a step from the structure's box in the reference: the last layer begins at zero, so an untrained
-    head copies the reference; it sees the state and the profiles of the structure's own coarse mask. Trained with L1 + GIoU, and BCE + Dice for the mask.
+    head copies the reference; it sees the state and the profiles of the structure's own coarse mask. Trained with L1 +
+    GIoU, and BCE + Dice for the mask.
     """
 
     def __init__(self, config: HeadsConfig) -> None:

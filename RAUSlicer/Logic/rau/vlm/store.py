@@ -72,7 +72,9 @@ def save_reasoner(folder: Path, loaded: Loaded, trained: Mapping[str, Any] | Non
     """Write the folder whole: a temporary one beside it, then renamed. trained: how the weights came to be."""
     import torch
     from safetensors.torch import save_file
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
     dtype = torch.float16 if half else torch.float32
