@@ -18,7 +18,11 @@ from rau.cli import main  # noqa: E402
 from rau.errors import InputError  # noqa: E402
 from rau.training import grpo, grpo_rewards  # noqa: E402
 from rau.training.data import Anatomies, Mixture  # noqa: E402
-from rau.training.items import Item, Structure  # noqa: E402
+from rau.training.items import (  # noqa: E402
+    Item,
+    Structure,
+    shares_of,
+)
 from rau.training.sets import Mixtures  # noqa: E402
 from rau.vlm.answers import write_boxes, write_label, write_segments  # noqa: E402
 from rau.vlm.build import VlmShape  # noqa: E402
@@ -256,8 +260,9 @@ def test_segments_earn_the_dice_of_the_masks_of_their_tokens():
     with torch.no_grad():
         reading = loaded.reasoner.read(inputs.inputs)
         anchors = torch.tensor([s.anchor for s in one.structures])
-        masks = loaded.reasoner.cues(reading, inputs.spots, inputs.of, anchors).masks > 0
-    dice = grpo_rewards.overlap(masks[0], grpo_rewards.share_of(one.structures[0].target, loaded.cells))
+        shares = shares_of([s.reference for s in one.structures], loaded.cells)
+        masks = loaded.reasoner.cues(reading, inputs.spots, inputs.of, anchors, shares).masks > 0
+    dice = grpo_rewards.overlap(masks[0], shares_of([one.structures[0].target], loaded.cells)[0])
     assert right.reward == pytest.approx((dice + 1) / 2 + 0.25, abs=1e-5) and right.valid and thought.valid
     assert empty.reward == pytest.approx(dice / 2 + 0.25, abs=1e-5)
     assert judge.judge([one], ["<think></think><answer>liver <Seg></answer>"])[0].reward == 0

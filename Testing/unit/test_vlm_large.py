@@ -248,10 +248,11 @@ def test_states_and_cues_of_a_forced_answer(loaded):
     anchors = torch.tensor([[0.1, 0.2, 0.5, 0.6]]).expand(3, 4)
     with torch.inference_mode():
         reading = loaded.reasoner.read(encoded.inputs)
-        cues = loaded.reasoner.cues(reading, encoded.spots, encoded.of, anchors)
+        shares = torch.zeros(3, loaded.cells, loaded.cells)
+        cues = loaded.reasoner.cues(reading, encoded.spots, encoded.of, anchors, shares)
     ids = encoded.inputs["input_ids"]
     assert (ids[encoded.of, encoded.spots] == loaded.tokens["<Seg>"]).all()
-    assert reading.seen.shape == (2, 3, 16, HIDDEN) and reading.thought.shape == (2, 16, HIDDEN)
+    assert reading.target.shape == reading.overlay.shape == (2, 16, 2 * HIDDEN)
     assert cues.states.shape == (3, HIDDEN) and cues.masks.shape == (3, 16, 16)
     assert torch.allclose(cues.boxes, anchors, atol=1e-6)
     assert all(one.dtype == torch.float32 and one.isfinite().all() for one in (cues.states, cues.presence, cues.masks))
@@ -290,6 +291,7 @@ def objective_batch(loaded):
         "anchors": torch.tensor([[0.1, 0.1, 0.4, 0.4]] * 2),
         "boxes": torch.tensor([[0.2, 0.2, 0.6, 0.5]] * 2),
         "present": torch.tensor([True, True]),
+        "shares": torch.rand(2, cells, cells).round(),
         "masks": torch.rand(2, cells, cells).round(),
         "colours": torch.randint(0, MOST + 1, (1, cells, cells)),
     }

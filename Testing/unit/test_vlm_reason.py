@@ -99,11 +99,13 @@ def test_generated_text_has_one_space_before_every_state():
 
 def test_padding_changes_no_cue(loaded):
     short, long = dialogue(NAMES[:1], 7), dialogue(NAMES, 9)
-    anchors = torch.tensor([[0.1, 0.1, 0.5, 0.4]])
+    anchors, shares = torch.tensor([[0.1, 0.1, 0.5, 0.4]]), torch.rand(1, loaded.cells, loaded.cells)
     alone = encode(loaded.processor, [short])
-    one = loaded.reasoner.cues(loaded.reasoner.read(alone.inputs), alone.spots, alone.of, anchors)
+    one = loaded.reasoner.cues(loaded.reasoner.read(alone.inputs), alone.spots, alone.of, anchors, shares)
     both = encode(loaded.processor, [long, short])
-    four = loaded.reasoner.cues(loaded.reasoner.read(both.inputs), both.spots, both.of, anchors.expand(4, -1))
+    four = loaded.reasoner.cues(
+        loaded.reasoner.read(both.inputs), both.spots, both.of, anchors.expand(4, -1), shares.expand(4, -1, -1)
+    )
     assert torch.allclose(one.states[0], four.states[3], atol=1e-4)
     assert torch.allclose(one.masks[0], four.masks[3], atol=1e-4)
 

@@ -22,7 +22,7 @@ from rau.sam.pixels import normalise
 from rau.sam.segmenter import Features, Masks, Segmenter
 from rau.training.batch import Batch, make_batch
 from rau.training.data import Layout, Mixture
-from rau.training.items import Item, draw
+from rau.training.items import Item, draw, shares_of
 from rau.training.objective import dice_of
 from rau.training.prompts import prompts_for
 from rau.training.synthetic import Dice
@@ -98,7 +98,8 @@ def ask(loaded: Loaded, batch: Batch, items: Sequence[Item]) -> Told:
     if encoded.of.tolist() != [b for b, item in enumerate(items) for _ in item.structures]:
         raise RuntimeError("states and structures are not the same")
     anchors = torch.tensor([one.anchor for one in structures]).view(-1, 4)
-    cues = loaded.reasoner.cues(loaded.reasoner.read(encoded.inputs), encoded.spots, encoded.of, anchors)
+    shares = shares_of([one.reference for one in structures], loaded.cells)
+    cues = loaded.reasoner.cues(loaded.reasoner.read(encoded.inputs), encoded.spots, encoded.of, anchors, shares)
     rows, names = torch.tensor(rows_of(batch, items)), tuple(one.name for one in structures)
     return Told(rows, names, cues.states, cues.presence.detach(), cues.boxes.detach())
 

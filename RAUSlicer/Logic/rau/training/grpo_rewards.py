@@ -17,7 +17,7 @@ import torch
 from rau.errors import RauError
 from rau.training.batch import make_batch
 from rau.training.data import Layout, Mixture, Source
-from rau.training.items import Item, draw, share_of
+from rau.training.items import Item, draw, shares_of
 from rau.training.rewards import box_reward, box_scores, label_reward, segment_reward
 from rau.vlm.answers import AnswerError, parse_boxes, parse_label, parse_segments, salvage_boxes
 from rau.vlm.dialogue import Dialogue, encode, tidy
@@ -120,7 +120,7 @@ class Judge:
                 if one is None or not one[structure.name]:
                     scores.append(float(one is not None and structure.box is None))
                 else:
-                    scores.append(overlap(next(masks), share_of(structure.target, self.loaded.cells)))
+                    scores.append(overlap(next(masks), shares_of([structure.target], self.loaded.cells)[0]))
             found.append(scores)
         return found
 
@@ -133,17 +133,19 @@ class Judge:
         encoded = encode(self.loaded.processor, asked)
         device = next(reasoner.base.parameters()).device
         reading = reasoner.read({key: value.to(device) for key, value in encoded.inputs.items()})
-        spots, of, anchors = [], [], []
+        spots, of, asked_for = [], [], []
         for row, (item, one) in enumerate(zip(items, said)):
-            named = [structure.anchor for structure in item.structures if one[structure.name]]
+            named = [structure for structure in item.structures if one[structure.name]]
             here = encoded.spots[encoded.of == row].tolist()[-len(named) :]  # what is thought may hold some more
             if len(here) != len(named):
                 raise RauError("The tokens of an answer are not those of its text")
             spots += here
             of += [row] * len(named)
-            anchors += named
-        where = (torch.tensor(one, device=device) for one in (spots, of, anchors))
-        cues = reasoner.cues(reading, *where)
+            asked_for += named
+        shares = shares_of([one.reference for one in asked_for], self.loaded.cells).to(device)
+        places = torch.tensor(spots, device=device), torch.tensor(of, device=device)
+        anchors = torch.tensor([one.anchor for one in asked_for], device=device)
+        cues = reasoner.cues(reading, *places, anchors, shares)
         return (cues.masks > 0).cpu()
 
 

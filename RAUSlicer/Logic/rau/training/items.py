@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from rau.training.batch import Batch
 from rau.training.data import Rng
 from rau.vlm.answers import write_boxes, write_label, write_segments
 from rau.vlm.boxes import Box, Convention, box_of_mask
 from rau.vlm.dialogue import ABSENT, Dialogue, Encoded, encode, token_of
+from rau.vlm.heads import share_of
 from rau.vlm.pictures import marked, overlay, picture
 from rau.vlm.prompts import GRID, MOST, Task, question
 from rau.vlm.vocabulary import NAMES
@@ -133,7 +133,7 @@ def draw(batch: Batch, task: Task, rng: Rng) -> list[Item]:
 
 def colour_map(structures: Sequence[Structure], cells: int) -> torch.Tensor:
     """(GR, GR) int64: 1 + index of the structure that fills a cell of the target; the smaller wins, 0 is none."""
-    shares = torch.stack([share_of(one.target, cells) for one in structures])
+    shares = shares_of([one.target for one in structures], cells)
     found = torch.zeros(cells, cells, dtype=torch.long)
     for k in sorted(range(len(structures)), key=lambda k: -float(shares[k].sum())):
         found[shares[k] >= 0.5] = k + 1
@@ -144,14 +144,15 @@ def painted(items: Sequence[Item], cells: int) -> torch.Tensor:
     """(B, MOST, cells, cells) float, the part of each cell of the overlay that each colour of the legend covers."""
     found = torch.zeros(len(items), MOST, cells, cells)
     for b, item in enumerate(items):
-        for k, one in enumerate(item.structures):
-            found[b, k] = share_of(one.reference, cells)
+        found[b, : len(item.structures)] = shares_of([one.reference for one in item.structures], cells)
     return found
 
 
-def share_of(mask: np.ndarray, cells: int) -> torch.Tensor:
-    """(GR, GR) float, the part of each cell that the mask covers."""
-    return F.interpolate(torch.from_numpy(mask).float()[None, None], size=(cells, cells), mode="area")[0, 0]
+def shares_of(masks: Sequence[np.ndarray], cells: int) -> torch.Tensor:
+    """(K, cells, cells) float, the part of each cell that each of the (S, S) bool masks covers."""
+    if not len(masks):
+        return torch.zeros(0, cells, cells)
+    return share_of(torch.from_numpy(np.stack(masks)), cells)
 
 
 def collate(
@@ -160,7 +161,8 @@ def collate(
     """What a training step reads: model inputs, labels of the answer, and the truths of the heads.
 
     Keys: inputs; labels (B, L) with -100 outside the answers; spots, of (K,); anchors, boxes (K, 4); present (K,) bool;
-    masks (K, GR, GR); colours (B, GR, GR). Structures with a state are those of `spots`, in its order (papers.md W3).
+    shares, masks (K, GR, GR) of reference and target; colours (B, GR, GR). Structures with a state are those of
+    `spots`, in its order (papers.md W3).
     """
     forced = [item.task == "segment" and rng.random() >= TRUTHFUL for item in items]
     encoded = encode(processor, [item.dialogue(one, convention=convention) for item, one in zip(items, forced)])
@@ -176,7 +178,8 @@ def collate(
         "anchors": torch.tensor([one.anchor for one in rows]).view(-1, 4),
         "boxes": torch.tensor([one.box or NOTHING for one in rows]).view(-1, 4),
         "present": present,
-        "masks": torch.stack([share_of(one.target, cells) for one in rows]) if rows else torch.zeros(0, cells, cells),
+        "shares": shares_of([one.reference for one in rows], cells),
+        "masks": shares_of([one.target for one in rows], cells),
         "colours": torch.stack([colour_map(item.structures, cells) for item in items]),
     }
 

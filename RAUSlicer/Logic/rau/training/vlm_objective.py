@@ -18,6 +18,7 @@ from rau.vlm.heads import paired_giou
 from rau.vlm.model import CueTensors, Reading, Reasoner
 from rau.vlm.prompts import MOST
 
+CUED = ("spots", "of", "anchors", "shares")  # of a batch: what the cues are read from
 NONE_WEIGHT = 0.3  # of cells with no structure, in the colour loss
 
 
@@ -34,10 +35,10 @@ class SftModel(nn.Module):
         with bfloat16(self.bf16):
             reading = self.reasoner.read(batch["inputs"])
         losses = {"answer": answer_loss(self.reasoner, reading, batch["labels"])}
-        fields = self.reasoner.heads.fields(reading.seen[:, -1], reading.thought)
+        fields = self.reasoner.heads.fields(reading.target)
         losses["colours"] = colour_loss(self.reasoner.heads.colours(fields), batch["colours"])
         if len(batch["spots"]):
-            cues = self.reasoner.cues(reading, batch["spots"], batch["of"], batch["anchors"])
+            cues = self.reasoner.cues(reading, *(batch[key] for key in CUED))
             losses |= cue_losses(cues, batch)
         self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum()}

@@ -8,7 +8,7 @@ import torch
 from rau.training.batch import make_batch
 from rau.training.data import Layout, Mixture
 from rau.training.items import collate, draw
-from rau.training.vlm_objective import answer_loss
+from rau.training.vlm_objective import CUED, answer_loss
 from rau.vlm.store import Loaded
 
 
@@ -46,7 +46,7 @@ def validate(loaded: Loaded, source: Mixture, batches: int = 3, dialogues: int =
                     note("label", right_answers(loaded, reading.hidden, ready["labels"]))
                     continue
                 note("loss", [float(answer_loss(loaded.reasoner, reading, ready["labels"]))])
-                cues = loaded.reasoner.cues(reading, ready["spots"], ready["of"], ready["anchors"])
+                cues = loaded.reasoner.cues(reading, *(ready[key] for key in CUED))
                 here = ready["present"]
                 presence += list(zip((cues.presence > 0).tolist(), here.tolist()))
                 boxes = paired_iou(cues.boxes[here], ready["boxes"][here]).tolist()

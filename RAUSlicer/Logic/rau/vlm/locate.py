@@ -46,6 +46,8 @@ class Locator:
     def _ask(self, reference: np.ndarray, masks: Mapping[str, np.ndarray], target: np.ndarray) -> dict[str, Cue]:
         import torch
 
+        from rau.vlm.heads import share_of
+
         names = tuple(masks)
         images = (reference, overlay(reference, list(masks.values())), target)
         anchors = [box_of_mask(mask) for mask in masks.values()]
@@ -62,7 +64,8 @@ class Locator:
                 key = self.cache.key(names, images)
                 reading = read_with_prefix(reasoner, encoded, self._start, self.cache, key)
             boxes = torch.tensor([known[name] for name in names], device=self.device)
-            cues = reasoner.cues(reading, encoded.spots, encoded.of, boxes)
+            shares = share_of(torch.from_numpy(np.stack(list(masks.values()))), self.loaded.cells).to(self.device)
+            cues = reasoner.cues(reading, encoded.spots, encoded.of, boxes, shares)
             numbers = (cues.presence.sigmoid(), cues.boxes.clamp(0, 1), cues.states, cues.masks.sigmoid())
             rows = zip(*(one.float().cpu().numpy() for one in numbers))
         return {name: _cue(*row) for name, row in zip(names, rows)}

@@ -17,15 +17,13 @@ from rau.vlm.heads import CueHeads
 
 @dataclass(frozen=True)
 class Reading:
-    """hidden: (B, L, H) of the last layer. seen: (B, 3, G G, H), the pictures as the language model gets them, the
-    target last.
-
-    thought: (B, G G, H), hidden states at the target's tokens: by then the reference has been read.
+    """hidden: (B, L, H) of the last layer. target, overlay: (B, G G, 2 H) of the tokens of a picture: how the language
+    model gets it, and what it makes of it; by the target's tokens the reference has been read.
     """
 
     hidden: torch.Tensor
-    seen: torch.Tensor
-    thought: torch.Tensor
+    target: torch.Tensor
+    overlay: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,10 @@ class Reasoner(nn.Module):
         base = self.base.model
         out = base(**inputs, use_cache=False)
         seen = torch.cat(list(out.image_outputs.pooler_output)).float()
-        b = len(inputs["input_ids"])
         hidden = out.last_hidden_state.float()
-        places = inputs["mm_token_type_ids"].bool()
-        seen = seen.view(b, 3, -1, seen.shape[-1])
-        thought = hidden[places].view(b, 3, -1, hidden.shape[-1])[:, 2]
-        return Reading(hidden, seen, thought)
+        thought = hidden[inputs["mm_token_type_ids"].bool()]
+        pictures = torch.cat([seen, thought], -1).view(len(hidden), 3, -1, 2 * hidden.shape[-1])
+        return Reading(hidden, pictures[:, 2], pictures[:, 1])
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) to (..., vocabulary)."""
@@ -72,11 +68,15 @@ class Reasoner(nn.Module):
         kind = next(head.parameters()).dtype  # not `head.weight`: with trained rows that is a copy of the whole table
         return head(hidden.to(kind)).float()
 
-    def cues(self, reading: Reading, spots: torch.Tensor, of: torch.Tensor, anchors: torch.Tensor) -> CueTensors:
-        """spots, of: as in `Encoded`. anchors: (K, 4) boxes in the reference."""
+    def cues(
+        self, reading: Reading, spots: torch.Tensor, of: torch.Tensor, anchors: torch.Tensor, shares: torch.Tensor
+    ) -> CueTensors:
+        """spots, of: as in `Encoded`. anchors: (K, 4) boxes in the reference; shares: (K, GR, GR) of its masks' cells
+        (`rau.vlm.heads.share_of`).
+        """
         states = reading.hidden[of, spots]
         said = self.logits(reading.hidden[of, spots - 1])
         presence = said[:, self.seg] - said[:, self.absent]
-        fields = self.heads.fields(reading.seen[:, -1], reading.thought)
-        masks = self.heads.masks(states, fields, of)
+        fields, places = self.heads.fields(reading.target), self.heads.places(reading.target, reading.overlay)
+        masks = self.heads.masks(states, fields, places, shares, of)
         return CueTensors(states, presence, self.heads.boxes(states, anchors, masks), masks)

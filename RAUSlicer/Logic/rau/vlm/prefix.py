@@ -25,10 +25,14 @@ KEPT = 24  # prefixes; one of the small model takes about 1.5 MB
 
 @dataclass(frozen=True)
 class Prefix:
-    """length: tokens. states: `transformers.DynamicCache` of exactly these; it is cropped back after each use."""
+    """length: tokens. states: `transformers.DynamicCache` of exactly these; it is cropped back after each use.
+
+    overlay: (1, G G, 2 H), see `rau.vlm.model.Reading`.
+    """
 
     length: int
     states: Any
+    overlay: torch.Tensor
 
 
 @dataclass
@@ -96,8 +100,8 @@ def read_with_prefix(reasoner: Reasoner, encoded: Encoded, start: int, cache: Pr
     cache.computed += ids.shape[1] - cut
     later = out.last_hidden_state.float()
     hidden = torch.cat([later.new_zeros(1, cut, later.shape[-1]), later], 1)
-    thought = later[kinds[:, cut:].bool()][None]
-    return Reading(hidden, seen.float()[None, None], thought)
+    thought = later[kinds[:, cut:].bool()]
+    return Reading(hidden, torch.cat([seen.float(), thought], -1)[None], known.overlay)
 
 
 def _seen(base: Any, pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -112,11 +116,13 @@ def _embedded(base: Any, ids: torch.Tensor, kinds: torch.Tensor, seen: torch.Ten
 
 
 def _computed(base: Any, inputs: Any, positions: torch.Tensor, cut: int, patches: Sequence[int]) -> Prefix:
+    import torch
     from transformers import DynamicCache
 
-    before = sum(patches[:-1])
+    before, kinds = sum(patches[:-1]), inputs["mm_token_type_ids"][:, :cut]
     seen = _seen(base, inputs["pixel_values"][:before], inputs["image_grid_thw"][:-1])
-    embedded = _embedded(base, inputs["input_ids"][:, :cut], inputs["mm_token_type_ids"][:, :cut], seen)
-    states = DynamicCache()
-    base.language_model(inputs_embeds=embedded, position_ids=positions[..., :cut], cache=states, use_cache=True)
-    return Prefix(cut, states)
+    embedded, states = _embedded(base, inputs["input_ids"][:, :cut], kinds, seen), DynamicCache()
+    out = base.language_model(inputs_embeds=embedded, position_ids=positions[..., :cut], cache=states, use_cache=True)
+    thought = out.last_hidden_state[kinds.bool()]
+    pictures = torch.cat([seen.float(), thought.float()], -1)
+    return Prefix(cut, states, pictures[len(pictures) // 2 :][None])  # reference and overlay have the same size
