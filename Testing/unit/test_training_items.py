@@ -124,11 +124,11 @@ def test_a_place_is_told_as_it_is(row, column):
 
 def test_a_correspondence_with_itself_finds_every_place_and_carries_the_mask():
     torch.manual_seed(0)
-    places = Correspondence(32, 16)
+    places = Correspondence(16, 16)
     tokens = torch.randn(1, 16, 32)
     with torch.no_grad():
         found = places(tokens, tokens)
-        places.heat.fill_(8.0)
+        places.width.fill_(-5.0)
         sharp = places(tokens, tokens)
     assert torch.allclose(found.sum(-1), torch.ones(1, 64), atol=1e-5)
     assert (found[0].argmax(-1) == torch.arange(64)).float().mean() > 0.95
@@ -152,7 +152,9 @@ def test_giou_of_a_box_with_itself_is_one_and_of_boxes_apart_below_zero():
 
 def test_twenty_steps_on_one_batch_lower_every_part_of_the_loss(loaded, source):
     made = new_reasoner(1, TINY)
-    ready = collate([item(), item(absent=True)], made.processor, made.cells, np.random.default_rng(1))
+    grey = np.full((96, 96, 3), 100, np.uint8)
+    far = Item("segment", (Structure("liver", square(10, 10), square(60, 60)),), (grey, grey))
+    ready = collate([far, item(absent=True)], made.processor, made.cells, np.random.default_rng(1))
     model = SftModel(made.reasoner)
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
     seen = []
@@ -163,7 +165,7 @@ def test_twenty_steps_on_one_batch_lower_every_part_of_the_loss(loaded, source):
         loss.backward()
         optimiser.step()
     assert set(seen[0]) == {"answer", "colours", "mask", "box"}
-    assert all(seen[-1][name] < seen[0][name] for name in seen[0])
+    assert not [name for name in seen[0] if seen[-1][name] >= seen[0][name]], (seen[0], seen[-1])
 
 
 def test_no_token_but_the_answers_counts(loaded):

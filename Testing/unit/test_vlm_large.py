@@ -252,7 +252,7 @@ def test_states_and_cues_of_a_forced_answer(loaded):
         cues = loaded.reasoner.cues(reading, encoded.spots, encoded.of, anchors, shares)
     ids = encoded.inputs["input_ids"]
     assert (ids[encoded.of, encoded.spots] == loaded.tokens["<Seg>"]).all()
-    assert reading.target.shape == reading.overlay.shape == (2, 16, 2 * HIDDEN)
+    assert reading.target.shape == reading.reference.shape == (2, 16, 2 * HIDDEN)
     assert cues.states.shape == (3, HIDDEN) and cues.masks.shape == (3, 16, 16)
     assert torch.allclose(cues.boxes, anchors, atol=1e-6)
     assert all(one.dtype == torch.float32 and one.isfinite().all() for one in (cues.states, cues.presence, cues.masks))

@@ -31,31 +31,37 @@ class HeadsConfig:
 
 
 class Correspondence(nn.Module):
-    """Which place of the reference a place of the target is: attention of target positions to overlay positions.
+    """Which place of the reference a place of the target is: attention of target positions to reference positions.
 
-    By likeness of what the VLM thinks of both (projections that begin alike, cosine, a learned temperature) and by
+    By likeness (projections that begin alike, and see the vision embeddings alone; cosine, a learned temperature) and by
     nearness in the picture (a learned width). M = FINER * G positions a side.
     """
 
-    def __init__(self, width: int, embed: int) -> None:
+    def __init__(self, hidden: int, embed: int) -> None:
         super().__init__()
-        self.asked, self.known = (nn.Linear(width, FINER**2 * embed, bias=False) for _ in range(2))
+        self.hidden = hidden
+        self.asked, self.known = (nn.Linear(2 * hidden, FINER**2 * embed, bias=False) for _ in range(2))
+        with torch.no_grad():
+            same = torch.randn(embed, 1, hidden) / hidden**0.5  # all positions of a token begin alike
+            self.asked.weight[:, :hidden] = same.expand(-1, FINER**2, -1).flatten(0, 1)
+            self.asked.weight[:, hidden:] = 0
         self.known.load_state_dict(self.asked.state_dict())
-        self.heat = nn.Parameter(torch.tensor(10.0).log())
+        self.heat = nn.Parameter(torch.tensor(15.0).log())
         self.width = nn.Parameter(torch.tensor(NEAR).log())
 
-    def forward(self, target: torch.Tensor, overlay: torch.Tensor) -> torch.Tensor:
-        """(B, M M, M M), rows sum to 1: target positions over overlay positions. target, overlay: (B, G G, 2 H)."""
+    def forward(self, target: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """(B, M M, M M), rows sum to 1: target positions over reference positions. target, reference: (B, G G, 2 H)."""
         side = round(target.shape[1] ** 0.5)
-        one, other = (self._places(layer(x), side) for layer, x in ((self.asked, target), (self.known, overlay)))
+        one, other = (self._places(layer, x, side) for layer, x in ((self.asked, target), (self.known, reference)))
         line = (torch.arange(side * FINER, device=target.device) + 0.5) / (side * FINER)
         spots = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).flatten(0, 1)
         apart = torch.cdist(spots, spots) ** 2 / (2 * (2 * self.width).exp())
         return (self.heat.exp() * one @ other.transpose(1, 2) - apart).softmax(-1)
 
-    @staticmethod
-    def _places(x: torch.Tensor, side: int) -> torch.Tensor:
-        """(B, G G, FINER FINER E) to (B, M M, E) of length 1."""
+    def _places(self, layer: nn.Linear, x: torch.Tensor, side: int) -> torch.Tensor:
+        """(B, G G, 2 H) to (B, M M, E) of length 1; the mean of a picture is taken out of what is seen and thought."""
+        x = x - x.mean(1, keepdim=True)
+        x = layer(torch.cat([F.layer_norm(half, (self.hidden,)) for half in x.split(self.hidden, -1)], -1))
         x = F.pixel_shuffle(x.transpose(1, 2).reshape(len(x), -1, side, side), FINER)
         return F.normalize(x.flatten(2).transpose(1, 2), dim=-1)
 
@@ -88,7 +94,7 @@ class CueHeads(nn.Module):
         self.query = nn.Sequential(nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, embed))
         self.bias = nn.Parameter(torch.tensor(0.0))
         self.trust = nn.Parameter(torch.tensor(1.0))
-        self.places = Correspondence(2 * hidden, embed)
+        self.places = Correspondence(hidden, embed)
         self.cells = nn.Sequential(
             nn.Linear(2 * hidden, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, config.cells**2 * embed)
         )

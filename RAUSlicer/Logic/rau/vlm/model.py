@@ -17,13 +17,13 @@ from rau.vlm.heads import CueHeads
 
 @dataclass(frozen=True)
 class Reading:
-    """hidden: (B, L, H) of the last layer. target, overlay: (B, G G, 2 H) of the tokens of a picture: how the language
-    model gets it, and what it makes of it; by the target's tokens the reference has been read.
+    """hidden: (B, L, H) of the last layer. target, reference: (B, G G, 2 H) of the tokens of a picture: how the language
+    model gets it, and what it makes of it; by the target's tokens the reference and its overlay have been read.
     """
 
     hidden: torch.Tensor
     target: torch.Tensor
-    overlay: torch.Tensor
+    reference: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Reasoner(nn.Module):
         hidden = out.last_hidden_state.float()
         thought = hidden[inputs["mm_token_type_ids"].bool()]
         pictures = torch.cat([seen, thought], -1).view(len(hidden), 3, -1, 2 * hidden.shape[-1])
-        return Reading(hidden, pictures[:, 2], pictures[:, 1])
+        return Reading(hidden, pictures[:, 2], pictures[:, 0])
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) to (..., vocabulary)."""
@@ -77,6 +77,6 @@ class Reasoner(nn.Module):
         states = reading.hidden[of, spots]
         said = self.logits(reading.hidden[of, spots - 1])
         presence = said[:, self.seg] - said[:, self.absent]
-        fields, places = self.heads.fields(reading.target), self.heads.places(reading.target, reading.overlay)
+        fields, places = self.heads.fields(reading.target), self.heads.places(reading.target, reading.reference)
         masks = self.heads.masks(states, fields, places, shares, of)
         return CueTensors(states, presence, self.heads.boxes(states, anchors, masks), masks)

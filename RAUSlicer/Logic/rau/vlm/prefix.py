@@ -27,12 +27,12 @@ KEPT = 24  # prefixes; one of the small model takes about 1.5 MB
 class Prefix:
     """length: tokens. states: `transformers.DynamicCache` of exactly these; it is cropped back after each use.
 
-    overlay: (1, G G, 2 H), see `rau.vlm.model.Reading`.
+    reference: (1, G G, 2 H), see `rau.vlm.model.Reading`.
     """
 
     length: int
     states: Any
-    overlay: torch.Tensor
+    reference: torch.Tensor
 
 
 @dataclass
@@ -101,7 +101,7 @@ def read_with_prefix(reasoner: Reasoner, encoded: Encoded, start: int, cache: Pr
     later = out.last_hidden_state.float()
     hidden = torch.cat([later.new_zeros(1, cut, later.shape[-1]), later], 1)
     thought = later[kinds[:, cut:].bool()]
-    return Reading(hidden, torch.cat([seen.float(), thought], -1)[None], known.overlay)
+    return Reading(hidden, torch.cat([seen.float(), thought], -1)[None], known.reference)
 
 
 def _seen(base: Any, pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -125,4 +125,4 @@ def _computed(base: Any, inputs: Any, positions: torch.Tensor, cut: int, patches
     out = base.language_model(inputs_embeds=embedded, position_ids=positions[..., :cut], cache=states, use_cache=True)
     thought = out.last_hidden_state[kinds.bool()]
     pictures = torch.cat([seen.float(), thought.float()], -1)
-    return Prefix(cut, states, pictures[len(pictures) // 2 :][None])  # reference and overlay have the same size
+    return Prefix(cut, states, pictures[: len(pictures) // 2][None])  # reference and overlay have the same size
