@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 DATA := $(if $(RAU_DATA),$(RAU_DATA),$(wildcard ../shared/data))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types format bench bench-quick mini screenshots gpu-check wheel clean
+.PHONY: help setup setup-dev demo test lint types format bench bench-quick mini vlm screenshots gpu-check wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,16 @@ mini: $(STAMPS)/dev ## train the bundled model again, in runs/ (over an hour; ne
 	  --sizes 192,256 --bf16 --teacher "$(TEACHER)" --teacher-weight 0.3 --rate 6e-4 --warmup 100 --ramp 1 \
 	  --minutes 70 --by-clock --steps 1000000 --cooldown 0.4 --every 300 --anatomies 3000
 	$(VENV)/bin/rau train pack --segmenter runs/segmenter --encoder runs/rau-mini --version 0.2.0 --output runs/rau-mini-0.2.0
+
+# The VLM of the bundled model, on top of its segmenter: see Docs/training.md.
+vlm: $(STAMPS)/dev ## train the bundled model's VLM again, in runs/ (over an hour; needs the labelled images)
+	@test -n "$(DATA)" || { echo "Set RAU_DATA to the labelled images" >&2; exit 1; }
+	$(VENV)/bin/rau train sft --folder runs/vlm-sft --data "$(DATA)" --minutes 36 --every 300 --sight 0.08 --ramp 0.5 \
+	  --warmup 80 --bf16 --anatomies 3000 --shares 0.7,0.24,0.06
+	$(VENV)/bin/rau train fusion --folder runs/vlm-fusion --data "$(DATA)" --reasoner runs/vlm-sft --minutes 15 --bf16 \
+	  --rate 0.002
+	$(VENV)/bin/rau train pack --segmenter RAUSlicer/Resources/Models/rau-mini --encoder RAUSlicer/Resources/Models/rau-mini \
+	  --vlm runs/vlm-sft --fusion runs/vlm-fusion --version 0.3.0 --output runs/rau-mini-0.3.0
 
 screenshots: $(STAMPS)/dev ## the pictures in Docs/screenshots, made by the demo and the tests of the panel
 	@$(PY) Testing/system_packages.py
