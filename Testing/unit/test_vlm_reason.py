@@ -257,6 +257,16 @@ def test_boxes_take_part_when_everything_is_asked_for_and_the_report_says_so(fol
     assert not any("boxes" in one.parts for one in run(folder, "off").slices)
 
 
+def test_the_report_holds_what_the_vlm_said_in_the_targets_own_slices(folder, monkeypatch):
+    said = run(folder, "auto", monkeypatch, {"liver": 0.75, "spleen": 0.25}).report()["reasoning"]
+    json.dumps(said)
+    assert said["uses"] == ["presence"] and said["axis"] == 0
+    told = {(row["structure"], row["presence"]) for row in said["cues"]}
+    assert told == {("liver", 0.75), ("spleen", 0.25)}
+    assert all(0 <= row["slice"] < 6 for row in said["cues"])
+    assert run(folder, "off").report()["reasoning"] == {}
+
+
 def test_a_model_without_vlm_runs_as_before(random_model):
     assert load_engine(SegmentSettings(model=str(random_model), device="cpu", reasoning="on")).reasoning is None
 

@@ -92,7 +92,8 @@ def segment(
     seconds = time.perf_counter() - start
     chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
     provenance = {"settings": chosen, "versions": engine.versions()}
-    return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance)
+    said = {} if cues is None else cues.report({one.value: one.name for one in case.structures}, case.place)
+    return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance, said)
 
 
 def guided(case: Case, settings: SegmentSettings, tell: OnEvent, go_on: Callable[[], None]) -> Guide | None:

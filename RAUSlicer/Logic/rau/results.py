@@ -43,7 +43,10 @@ class SliceResult:
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """labels: on the target's own grid, voxel for voxel; label values are the reference's."""
+    """labels: on the target's own grid, voxel for voxel; label values are the reference's.
+
+    reasoning: what the VLM said at its key slices (`rau.vlm.reason.CaseCues.report`); empty where it was not asked.
+    """
 
     labels: LabelMap
     structures: tuple[StructureResult, ...]
@@ -51,6 +54,7 @@ class SegmentResult:
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
+    reasoning: dict[str, Any] = field(default_factory=dict)
 
     @property
     def found(self) -> bool:
@@ -86,6 +90,7 @@ class SegmentResult:
                 for one in self.slices
             ],
             "warnings": list(self.warnings),
+            "reasoning": self.reasoning,
             "seconds": round(self.seconds, 3),
             "provenance": self.provenance,
         }

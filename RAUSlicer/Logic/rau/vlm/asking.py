@@ -13,7 +13,7 @@ import numpy as np
 
 from rau.matching.cost import named_probability
 from rau.matching.transport import match_until
-from rau.vlm.answers import AnswerError, answer_of, ask_until, salvage_boxes
+from rau.vlm.answers import ask_until, salvage_boxes
 from rau.vlm.boxes import Box, as_array, box_of_mask
 from rau.vlm.dialogue import Dialogue, encode, tidy
 from rau.vlm.pictures import overlay
@@ -80,12 +80,3 @@ def boxes_in_words(
 def probability_of(names: Sequence[str], order: Sequence[str]) -> np.ndarray:
     """(N, M) of N boxes that the VLM has given these names."""
     return named_probability([order.index(name) for name in names], len(order))
-
-
-def thought(text: str) -> str:
-    """What the model thought before it answered; "" where the layout is missing."""
-    try:
-        answer_of(text)
-    except AnswerError:
-        return ""
-    return text.partition("<think>")[2].partition("</think>")[0].strip()

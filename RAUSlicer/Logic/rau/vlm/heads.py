@@ -33,8 +33,8 @@ class HeadsConfig:
 class Correspondence(nn.Module):
     """Which place of the reference a place of the target is: attention of target positions to reference positions.
 
-    By likeness (projections that begin alike, and see the vision embeddings alone; cosine, a learned temperature) and by
-    nearness in the picture (a learned width). M = FINER * G positions a side.
+    By likeness (projections that begin alike, and see the vision embeddings alone; cosine, a learned temperature) and
+    by nearness in the picture (a learned width). M = FINER * G positions a side.
     """
 
     def __init__(self, hidden: int, embed: int) -> None:

@@ -7,8 +7,8 @@ one's. The reference slice is the one that goes into SAM2's memory there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,8 @@ KEYS = 8  # slices of a volume that are asked about, at most
 class CaseCues:
     """What the VLM said of a target. axis: canonical, across which its slices were cut; slices: how many.
 
-    cues: value -> key slice -> cue. tokens: alike, (C,) fused tokens. uses: what of it is made use of.
+    cues: value -> key slice -> cue. tokens: alike, (C,) fused tokens. uses: what of it is made use of. attention: of
+    each key slice, what `rau.vlm.evidence.summary` says of the slots that the states attended to.
     """
 
     axis: int
@@ -36,6 +37,21 @@ class CaseCues:
     tokens: Mapping[int, Mapping[int, np.ndarray]]
     uses: tuple[str, ...]
     threshold: float
+    attention: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def report(self, names: Mapping[int, str], place: Callable[[int, int], tuple[int, int]]) -> dict[str, Any]:
+        """Ready for JSON: presence, box (fractions of the square picture) and score of each structure at the key
+        slices, which are told by axis and index of the target's own array. place: canonical axis and index to those.
+        """
+
+        def row(value: int, t: int, cue: Cue) -> dict[str, Any]:
+            box = [round(v, 4) for v in cue.box]
+            numbers = {"presence": round(cue.presence, 4), "box": box, "score": round(cue.score, 4)}
+            return {"structure": names[value], "slice": place(self.axis, t)[1], **numbers}
+
+        rows = [row(value, t, cue) for value, known in self.cues.items() for t, cue in sorted(known.items())]
+        attention = {str(place(self.axis, t)[1]): dict(one) for t, one in sorted(self.attention.items())}
+        return {"axis": place(self.axis, 0)[0], "uses": list(self.uses), "cues": rows, "attention": attention}
 
     def at(self, value: int, t: int) -> Cue | None:
         """The cue of a structure in slice t: a key slice's own, or of the two about it; None beyond them."""
@@ -95,15 +111,18 @@ def reason(case: Case, reasoning: Reasoning, uses: Sequence[str], go_on: Callabl
     names = unique({one.value: one.name for one in case.structures})
     cues: dict[int, dict[int, Cue]] = {}
     tokens: dict[int, dict[int, np.ndarray]] = {}
+    attention: dict[int, dict[str, Any]] = {}
     for t, match, index in keys_of(plane):
         go_on()
         found = ask(plane, t, match, index, names, reasoning)
         for value, cue in found.items():
             cues.setdefault(value, {})[t] = cue
         if "fusion" in uses and reasoning.fusion is not None:
-            for value, token in tokens_of(match, index, found, reasoning).items():
+            fused, attention[t] = tokens_of(match, index, found, names, reasoning)
+            for value, token in fused.items():
                 tokens.setdefault(value, {})[t] = token
-    return CaseCues(plane.images.axis, len(plane.images), cues, tokens, tuple(uses), reasoning.threshold)
+    told = tuple(uses), reasoning.threshold, attention
+    return CaseCues(plane.images.axis, len(plane.images), cues, tokens, *told)
 
 
 def unique(names: Mapping[int, str]) -> dict[int, str]:
@@ -136,15 +155,22 @@ def ask(
     return {value: found[names[value]] for value in here}
 
 
-def tokens_of(match: Match, index: int, cues: Mapping[int, Cue], reasoning: Reasoning) -> dict[int, np.ndarray]:
-    """(C,) of each structure: its `<Seg>` state, projected, over the slots of the reference (RAU Eq. 6, 7)."""
+def tokens_of(
+    match: Match, index: int, cues: Mapping[int, Cue], names: Mapping[int, str], reasoning: Reasoning
+) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
+    """(C,) of each structure: its `<Seg>` state, projected, over the slots of the reference (RAU Eq. 6, 7); and what it
+    attended to.
+    """
     import torch
 
-    if reasoning.fusion is None or reasoning.segmenter is None:
-        return {}
-    values = list(cues)
+    from rau.vlm.evidence import slot_names, summary
+
+    if reasoning.fusion is None or reasoning.segmenter is None or not cues:
+        return {}, {}
+    values, side = list(cues), reasoning.fusion.config.spatial_side
     with torch.inference_mode():
-        slots = match.reference.slots(reasoning.segmenter, index, values, reasoning.fusion.config.spatial_side)
+        slots = match.reference.slots(reasoning.segmenter, index, values, side)
         states = torch.from_numpy(np.stack([cues[value].state for value in values]))
-        fused, _ = reasoning.fusion(states.to(reasoning.segmenter.device), slots)
-    return dict(zip(values, fused.cpu().numpy()))
+        fused, alpha = reasoning.fusion(states.to(reasoning.segmenter.device), slots)
+        seen = summary(alpha, [names[value] for value in values], slot_names(1, side), slots.mask)
+    return dict(zip(values, fused.cpu().numpy())), seen
