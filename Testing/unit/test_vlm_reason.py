@@ -188,7 +188,7 @@ def case_cues(uses=("presence", "boxes")):
 
 def test_presence_is_interpolated_between_key_slices_and_holds_beyond_them():
     gate = case_cues().gate(1)
-    assert gate.tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0], "0.75 and 0.5 pass the threshold, 0.25 does not"
+    assert gate.tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0], "0.75 and 0.5 pass the threshold, 0.25 does not come near"
     assert case_cues(("boxes",)).gate(1) is None and case_cues().gate(3) is None
 
 

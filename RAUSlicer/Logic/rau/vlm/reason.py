@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rau.sam.propagation import Match
     from rau.vlm.engine import Reasoning
 
+DOUBT = 0.05  # presence by which the threshold may be missed before a structure is not believed at all
 KEYS = 8  # slices of a volume that are asked about, at most
 
 
@@ -74,7 +75,7 @@ class CaseCues:
         known = self.cues[value]
         keys = sorted(known)
         presence = np.interp(np.arange(self.slices), keys, [known[key].presence for key in keys])
-        return np.clip(2 * presence / max(self.threshold, 1e-6) - 1, 0, 1).astype(np.float32)
+        return np.clip(1 + (presence - self.threshold) / DOUBT, 0, 1).astype(np.float32)
 
     def hints(self, t: int, values: Sequence[int]) -> Hints | None:
         """Boxes and tokens of the structures asked for in slice t; None where there is nothing to say."""
