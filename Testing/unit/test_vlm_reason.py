@@ -290,3 +290,27 @@ def test_a_manifest_cannot_name_files_elsewhere(folder, tmp_path):
     (copy / "model.json").write_text(json.dumps(manifest))
     with pytest.raises(ModelError, match="not allowed"):
         open_model(copy)
+
+
+def test_a_packed_model_keeps_its_segmenter_and_holds_no_path(random_model, loaded, tmp_path):
+    from rau.training.pack import VlmRuns, pack
+
+    save_reasoner(tmp_path / "run" / "reasoner", loaded, {"folder": str(tmp_path), "data": "/somewhere", "rate": 0.001})
+    made = pack(random_model, random_model, tmp_path / "packed", "7", vlm=VlmRuns(tmp_path / "run", uses=("presence",)))
+    before = open_model(random_model)
+    assert made.manifest.files["segmenter.safetensors"] == before.manifest.files["segmenter.safetensors"]
+    assert json.loads(made.manifest.trained)["vlm"]["reasoner"] == {"rate": 0.001}
+    assert str(tmp_path) not in (made.path / "vlm" / "reasoner.json").read_text()
+    engine = load_engine(SegmentSettings(model=str(made.path), device="cpu"))
+    assert engine.reasoning.uses == ("presence",) and engine.reasoning.fusion is None
+
+
+def test_what_cannot_be_used_is_refused_before_packing(tmp_path):
+    from rau.errors import InputError
+    from rau.training.pack import vlm_runs
+
+    assert vlm_runs(None, None, "", 0.5) is None
+    assert vlm_runs(tmp_path, None, "presence, boxes", 0.7).uses == ("presence", "boxes")
+    for wrong in ((None, tmp_path, "", 0.5), (None, None, "presence", 0.5), (tmp_path, None, "fusion", 0.5)):
+        with pytest.raises(InputError):
+            vlm_runs(*wrong)

@@ -26,6 +26,7 @@ LEFT_OUT = (
     "teacher",
     "model",
     "reasoner",
+    "large",
 )  # paths of a machine; and what has its own place
 
 
