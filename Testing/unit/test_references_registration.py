@@ -158,3 +158,47 @@ def test_places_are_the_transforms_points_in_millimetres_from_the_middle(depth):
 def test_correlation_of_constant_volumes_is_nothing():
     assert correlation(np.zeros((2, 2, 2)), np.ones((2, 2, 2))) == 0
     assert correlation(np.arange(8), np.arange(8)) == pytest.approx(1)
+
+
+def blobs(seed, size=96):
+    """A picture of smooth blobs on black, and the mask of its brightest part."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.random((size, size)), 6)
+    rows, columns = np.mgrid[:size, :size] / size - 0.5
+    picture = (field - field.min()) / np.ptp(field) * np.exp(-12 * (rows**2 + columns**2))
+    return np.round(255 * picture / picture.max()).astype(np.uint8)
+
+
+@pytest.mark.parametrize("step", [(22, -20), (-24, 18), (0, 26)])
+def test_a_picture_that_lies_elsewhere_is_found(step):
+    from rau.references.registration import register
+
+    reference = blobs(4)
+    labels = (reference > 120).astype(np.uint16)
+    target, truth = (np.roll(one, step, (0, 1)) for one in (reference, labels))
+    spacing = (1.0, 1.0, 1.0)
+    found = register(target[None], spacing, reference[None], labels[None], spacing)
+    both = ((found.labels[0] == 1) & (truth == 1)).sum()
+    assert 2 * both / ((found.labels[0] == 1).sum() + truth.sum()) > 0.9 and found.useful
+
+
+def test_a_picture_in_its_place_is_registered_as_before(monkeypatch):
+    from rau.references import registration
+
+    reference, spacing = blobs(4), (1.0, 1.0, 1.0)
+    target = np.roll(reference, (2, -1), (0, 1))
+    labels = (reference > 120).astype(np.uint16)
+    found = registration.register(target[None], spacing, reference[None], labels[None], spacing)
+    monkeypatch.setattr(registration, "elsewhere", lambda fixed, moving, start, affine: affine)
+    plain = registration.register(target[None], spacing, reference[None], labels[None], spacing)
+    assert np.array_equal(found.image, plain.image)
+
+
+def test_the_best_shift_brings_one_picture_onto_the_other():
+    from rau.references.registration import as_image, best_shift
+
+    picture, spacing = blobs(9), (1.0, 0.5, 2.0)
+    fixed = as_image(np.roll(picture, (8, -6), (0, 1))[None], spacing)
+    assert best_shift(fixed, as_image(picture[None], spacing)) == pytest.approx([-6 * 2.0, 8 * 0.5], abs=2.5)

@@ -22,6 +22,9 @@ LEVELS = ((12_000, 60), (80_000, 60), (300_000, 40))  # voxels at most, demons i
 FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures: pixels
 SAMPLES, FLAT_SAMPLES = 40_000, 8_000  # of the affine metric, of volumes and of pictures
 PLACES = 64  # points along each axis at which `Registered.places` is asked for
+SHIFT_PIXELS = 10_000  # of a picture, at most, when it is moved over the other one
+NEAR = 0.04  # of the extent: a shift below is left to the affine search
+ELSEWHERE = 0.05  # by which the correlation must grow for a picture to lie elsewhere
 STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before the affine search begins
 
 
@@ -118,6 +121,8 @@ def register(
     start = beginning(fixed, moving, shift)
     with one_thread():
         affine = affine_search(fixed, moving, start)
+        if fixed.GetDimension() == 2:
+            affine = elsewhere(fixed, moving, start, affine)
     field = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
 
@@ -190,6 +195,44 @@ def affine_search(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTrans
         return sitk.AffineTransform(sitk.CompositeTransform(method.Execute(fixed, moving)).GetNthTransform(0))
     except RuntimeError:  # ITK: too few samples overlap; the start is then as good as it gets
         return start
+
+
+def elsewhere(
+    fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTransform, affine: sitk.AffineTransform
+) -> sitk.AffineTransform:
+    """`affine`, or where two pictures lie far apart the affine found from where they fit best, moved over each other.
+
+    That one must make them clearly more alike (ELSEWHERE): a search from centre on centre stays near it.
+    """
+    import SimpleITK as sitk
+
+    moved = sitk.AffineTransform(start)
+    step = best_shift(fixed, sitk.Resample(moving, fixed, start, sitk.sitkLinear, 0.0))
+    if max(abs(s) / (n * mm) for s, n, mm in zip(step, fixed.GetSize(), fixed.GetSpacing())) < NEAR:
+        return affine
+    back = np.array(start.GetMatrix()).reshape(2, 2) @ step  # a point of the target goes back before it is sent over
+    moved.SetTranslation([a - b for a, b in zip(start.GetTranslation(), back)])
+    other = affine_search(fixed, moving, moved)
+    here = sitk.GetArrayFromImage(fixed)
+    one, two = (
+        correlation(here, sitk.GetArrayFromImage(sitk.Resample(moving, fixed, found, sitk.sitkLinear, 0.0)))
+        for found in (affine, other)
+    )
+    return other if two > one + ELSEWHERE else affine
+
+
+def best_shift(fixed: sitk.Image, moving: sitk.Image) -> np.ndarray:
+    """(x, y) mm by which the moving picture is to be moved to correlate best with the fixed one; of one grid."""
+    import SimpleITK as sitk
+    from scipy import fft
+
+    small = [coarse(one, SHIFT_PIXELS) for one in (fixed, moving)]
+    a, b = (array - array.mean() for array in map(sitk.GetArrayFromImage, small))
+    shape = [fft.next_fast_len(2 * n) for n in a.shape]
+    product = fft.irfft2(fft.rfft2(a, shape) * np.conj(fft.rfft2(b, shape)), shape)
+    peak = np.array(np.unravel_index(int(product.argmax()), product.shape))
+    peak = np.where(peak > np.array(shape) / 2, peak - np.array(shape), peak)
+    return np.asarray(peak[::-1] * np.array(small[0].GetSpacing()))
 
 
 def deformation(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:

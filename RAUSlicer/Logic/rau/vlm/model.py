@@ -17,8 +17,10 @@ from rau.vlm.heads import CueHeads
 
 @dataclass(frozen=True)
 class Reading:
-    """hidden: (B, L, H) of the last layer. target, reference: (B, G G, 2 H) of the tokens of a picture: how the
-    language model gets it, and what it makes of it; by the target's tokens the reference and its overlay have been read.
+    """hidden: (B, L, H) of the last layer.
+
+    target, reference: (B, G G, 2 H) of the tokens of a picture: how the language model gets it, and what it makes of
+    it; by the target's tokens the reference and its overlay have been read.
     """
 
     hidden: torch.Tensor
