@@ -89,10 +89,8 @@ vlm: $(STAMPS)/dev ## train the bundled model's VLM again, in runs/ (over an hou
 	@test -n "$(DATA)" || { echo "Set RAU_DATA to the labelled images" >&2; exit 1; }
 	$(VENV)/bin/rau train sft --folder runs/vlm-sft --data "$(DATA)" --minutes 36 --every 300 --sight 0.08 --ramp 0.5 \
 	  --warmup 80 --bf16 --anatomies 3000 --shares 0.7,0.24,0.06
-	$(VENV)/bin/rau train fusion --folder runs/vlm-fusion --data "$(DATA)" --reasoner runs/vlm-sft --minutes 15 --bf16 \
-	  --rate 0.002
 	$(VENV)/bin/rau train pack --segmenter RAUSlicer/Resources/Models/rau-mini --encoder RAUSlicer/Resources/Models/rau-mini \
-	  --vlm runs/vlm-sft --fusion runs/vlm-fusion --version 0.3.0 --output runs/rau-mini-0.3.0
+	  --vlm runs/vlm-sft --threshold 0.68 --version 0.3.0 --output runs/rau-mini-0.3.0
 
 screenshots: $(STAMPS)/dev ## the pictures in Docs/screenshots, made by the demo and the tests of the panel
 	@$(PY) Testing/system_packages.py
