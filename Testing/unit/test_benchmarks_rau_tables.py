@@ -228,10 +228,11 @@ def test_a_quick_run_needs_no_images_and_prints_its_figures_last(repository, tmp
         [*command, "--check"], capture_output=True, text=True, encoding="utf-8", env=environment, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].endswith("6 of 7 tables, 0 failed") and "width is left out" in done.stdout
+    # The bundled model has a VLM and no fusion: that table and the projector's width have nothing to measure.
+    assert done.stdout.splitlines()[-1].endswith("5 of 7 tables, 0 failed") and "width is left out" in done.stdout
     told = json.loads(out.read_text())
-    assert set(told["tables"]) == set(rau_tables.TABLES) - {"width"} and all(one["met"] for one in told["targets"])
-    assert all(row["items"] for row in told["tables"]["fusion"]["rows"])
+    assert set(told["tables"]) == set(rau_tables.TABLES) - {"width", "fusion"}
+    assert all(one["met"] for one in told["targets"])
 
 
 def test_a_fusion_is_measured_with_the_reasoner_that_it_belongs_to(loaded, random_model, tmp_path):
