@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -188,6 +188,23 @@ def open_model(folder: Path, verify: bool = True) -> ModelFolder:
     if manifest.vlm and any(f"vlm/{one.name}" not in manifest.files for one in (folder / "vlm").iterdir()):
         raise ModelError(f"The VLM of {folder.name} holds a file without a checksum", "Get the model again")
     return ModelFolder(folder, manifest)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into a temporary folder beside this one, then put that in its place, or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    try:
+        fill(part)
+        part.chmod(0o755)
+        old = folder.with_name(f".old-{folder.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_model(

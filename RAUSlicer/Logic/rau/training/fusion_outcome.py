@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 import torch
 
 from rau.errors import InputError, ModelError
-from rau.models.store import find_model, open_model, sha256
+from rau.models.store import find_model, open_model, sha256, write_folder
 from rau.sam.build import build_sam2
 from rau.sam.fusion import Fusion, FusionConfig
 from rau.sam.segmenter import Segmenter
@@ -72,23 +69,18 @@ def save_fusion(folder: Path, fused: Fused) -> None:
     """Write the outcome whole: a temporary folder beside it, then renamed. The record gets configuration, checksums."""
     from safetensors.torch import save_file
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
     tensors: dict[str, Mapping[str, torch.Tensor]] = {FUSION: fused.fusion.state_dict(), DECODER: fused.decoder}
     if fused.row is not None:
         tensors[ROWS] = {SEG: fused.row}
-    for file, weights in tensors.items():
-        save_file({key: value.detach().contiguous().clone() for key, value in weights.items()}, part / file)
-    files = {file: sha256(part / file) for file in tensors}
-    record = {"format": 1, "fusion": asdict(fused.fusion.config), "files": files, **fused.record}
-    (part / INFO).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    part.chmod(0o755)
-    old = folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+    def fill(part: Path) -> None:
+        for file, weights in tensors.items():
+            save_file({key: value.detach().contiguous().clone() for key, value in weights.items()}, part / file)
+        files = {file: sha256(part / file) for file in tensors}
+        record = {"format": 1, "fusion": asdict(fused.fusion.config), "files": files, **fused.record}
+        (part / INFO).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    write_folder(folder, fill)
 
 
 def load_fusion(folder: Path) -> Fused:

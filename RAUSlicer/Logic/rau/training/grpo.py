@@ -35,7 +35,7 @@ from rau.training.grpo_rewards import Judge, validate
 from rau.training.items import Item, draw
 from rau.training.schedule import Schedule
 from rau.training.sets import Mixtures, mixtures
-from rau.training.sft import ENDLESS, Clock
+from rau.training.sft import ENDLESS, ByClock, Clock
 from rau.vlm.prompts import TASKS, Task, messages
 from rau.vlm.store import RECORD, Loaded, load_reasoner, save_reasoner
 
@@ -177,7 +177,7 @@ class Run:
         return self.schedule.over(step, self.clock.seconds)
 
 
-class RauGrpoTrainer(GRPOTrainer):  # type: ignore[misc, unused-ignore]
+class RauGrpoTrainer(ByClock, GRPOTrainer):  # type: ignore[misc, unused-ignore]
     """TRL's trainer with a rate that may follow the clock; nothing is sent anywhere, no model card is written."""
 
     def __init__(self, run: Run, **arguments: Any) -> None:
@@ -189,15 +189,6 @@ class RauGrpoTrainer(GRPOTrainer):  # type: ignore[misc, unused-ignore]
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         pass
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        run, schedule = self.run, self.run.schedule
-
-        def rate(step: int) -> float:
-            return schedule.at(step, run.clock.seconds) / schedule.rate
-
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
-        return self.lr_scheduler
 
 
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]

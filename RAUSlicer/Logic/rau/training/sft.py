@@ -198,10 +198,12 @@ class Run:
         return ready
 
 
-class SftTrainer(Trainer):  # type: ignore[misc, unused-ignore]
-    """Trainer whose rate may follow the clock, and whose first part trains the vision tower alone."""
+class ByClock:
+    """Of a `Trainer` whose run has a schedule and a clock: the rate follows them."""
 
-    run: Run
+    run: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         run, schedule = self.run, self.run.schedule
@@ -211,6 +213,12 @@ class SftTrainer(Trainer):  # type: ignore[misc, unused-ignore]
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
         return self.lr_scheduler
+
+
+class SftTrainer(ByClock, Trainer):  # type: ignore[misc, unused-ignore]
+    """Trainer whose rate may follow the clock, and whose first part trains the vision tower alone."""
+
+    run: Run
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
         told, laid = inputs.pop("told", None), inputs.pop("painted", None)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rau.errors import ModelError
-from rau.models.store import sha256
+from rau.models.store import sha256, write_folder
 from rau.vlm.large import LargeSettings, LoadedLarge, load_large
 from rau.vlm.large_folder import base_digest, check_base, find_base, read_json
 
@@ -61,23 +58,6 @@ def read_record(folder: Path) -> AdapterRecord:
     return record
 
 
-def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a temporary folder beside this one, then put that in its place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-    try:
-        fill(part)
-        part.chmod(0o755)
-        old = folder.with_name(f".old-{folder.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(part, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def adapter_tensors(vlm: Any) -> dict[str, Any]:
     """LoRA and rows by peft's names, float32 on the CPU; nothing of the base."""
     from peft import get_peft_model_state_dict
@@ -88,7 +68,7 @@ def adapter_tensors(vlm: Any) -> dict[str, Any]:
 
 def save_adapter(folder: Path, loaded: LoadedLarge, trained: Mapping[str, Any] | None = None) -> None:
     """Write what trains, whole: LoRA and rows, heads, `reasoner.json`. trained: how the weights came to be."""
-    write_whole(folder, partial(_write, loaded=loaded, trained=dict(trained or {})))
+    write_folder(folder, partial(_write, loaded=loaded, trained=dict(trained or {})))
 
 
 def _write(part: Path, loaded: LoadedLarge, trained: dict[str, Any]) -> None:

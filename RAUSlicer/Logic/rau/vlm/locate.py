@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,8 +74,3 @@ class Locator:
 def _cue(presence: np.ndarray, box: np.ndarray, state: np.ndarray, mask: np.ndarray) -> Cue:
     x0, y0, x1, y1 = (float(v) for v in box)
     return Cue(float(presence), (x0, y0, max(x1, x0), max(y1, y0)), state, mask)
-
-
-def present_among(cues: Mapping[str, Cue], threshold: float = 0.5) -> Sequence[str]:
-    """Names of the structures that the VLM sees."""
-    return [name for name, cue in cues.items() if cue.presence >= threshold]

@@ -6,15 +6,13 @@ Only safetensors and JSON are read; no code of a folder is ever run.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rau.errors import ModelError
+from rau.models.store import write_folder
 from rau.vlm.build import MINI, VlmShape, new_model, new_processor
 from rau.vlm.prompts import GRID
 
@@ -75,28 +73,23 @@ def save_reasoner(folder: Path, loaded: Loaded, trained: Mapping[str, Any] | Non
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
     dtype = torch.float16 if half else torch.float32
     reasoner = loaded.reasoner
     state = {k: v.detach().to(dtype).contiguous().clone() for k, v in reasoner.base.state_dict().items()}
-    reasoner.base.save_pretrained(part, state_dict=state, safe_serialization=True)
-    loaded.processor.save_pretrained(part)
-    save_file({k: v.detach().to(dtype).contiguous() for k, v in reasoner.heads.state_dict().items()}, part / HEADS)
     record = {
         "format": 1,
         "heads": asdict(reasoner.heads.config),
         "convention": asdict(loaded.convention),
         "trained": dict(trained or {}),
     }
-    (part / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    old = folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    part.chmod(0o755)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+    def fill(part: Path) -> None:
+        reasoner.base.save_pretrained(part, state_dict=state, safe_serialization=True)
+        loaded.processor.save_pretrained(part)
+        save_file({k: v.detach().to(dtype).contiguous() for k, v in reasoner.heads.state_dict().items()}, part / HEADS)
+        (part / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    write_folder(folder, fill)
 
 
 def load_reasoner(folder: Path) -> Loaded:
