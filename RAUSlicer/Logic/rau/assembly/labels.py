@@ -82,6 +82,32 @@ def confidence(planes: Sequence[PlaneVotes], column: int) -> float:
     return float(found.mean()) if len(found) else 0.0
 
 
+def combined(
+    planes: Sequence[PlaneVotes],
+    column: int,
+    threshold: float,
+    expected: np.ndarray | None = None,
+    guide: Guide | None = None,
+    cues: CaseCues | None = None,
+) -> np.ndarray:
+    """(S, R, C) float32: the probability of one structure from all sources, as `assemble` compares them.
+
+    expected: where registration expects it, 0 to 1; None: no such.
+    """
+    value, total = planes[0].values[column], voted(planes, column, threshold)
+    share = guide.weights(value, confidence(planes, column)) if guide is not None else None
+    if guide is not None and share is not None:
+        asked = np.moveaxis((planes[0].presence[:, column] > 0)[:, None, None], 0, planes[0].axis)
+        total = share.network * total + (share.expert / 255) * asked * guide.expected[value]
+        total += 0.0 if expected is None else share.prior * asked * expected
+    elif expected is not None:
+        total = (1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected
+    seen = cues.gate(value) if cues is not None else None
+    if cues is not None and seen is not None:
+        total = total * np.moveaxis(seen[:, None, None], 0, cues.axis)
+    return total
+
+
 def assemble(
     planes: Sequence[PlaneVotes],
     threshold: float,
@@ -103,18 +129,7 @@ def assemble(
     for column, value in enumerate(values):
         if value in leave_out or not any(value in plane.votes for plane in planes):
             continue
-        total = voted(planes, column, threshold)
-        expected = prior(value)
-        share = guide.weights(value, confidence(planes, column)) if guide is not None else None
-        if guide is not None and share is not None:
-            asked = np.moveaxis((planes[0].presence[:, column] > 0)[:, None, None], 0, planes[0].axis)
-            total = share.network * total + (share.expert / 255) * asked * guide.expected[value]
-            total += 0.0 if expected is None else share.prior * asked * expected
-        elif expected is not None:
-            total = (1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected
-        seen = cues.gate(value) if cues is not None else None
-        if cues is not None and seen is not None:
-            total = total * np.moveaxis(seen[:, None, None], 0, cues.axis)
+        total = combined(planes, column, threshold, prior(value), guide, cues)
         wins = total > best
         labels[wins], best[wins] = value, total[wins]
     return labels
