@@ -111,6 +111,39 @@ def demo(
 
 
 @app.command()
+def evaluate(
+    truth: Annotated[
+        Path | None, typer.Option(help="Segmentation that is right", metavar="SEG", show_default=False)
+    ] = None,
+    result: Annotated[
+        Path | None, typer.Option(help="Segmentation to measure, on the grid of the truth", metavar="SEG")
+    ] = None,
+    cases: Annotated[Path | None, typer.Option(help="Table of cases instead of one pair", metavar="CASES.csv")] = None,
+    truth_column: Annotated[
+        str, typer.Option(help="Its column with the right segmentations", metavar="NAME")
+    ] = "truth",
+    result_column: Annotated[str, typer.Option(help="Its column with the results", metavar="NAME")] = "output",
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the results; the table's own unless given", metavar="DIR")
+    ] = None,
+    structures: Annotated[
+        str, typer.Option(help="Names of the structures to measure; those of the truth unless given", metavar="A,B")
+    ] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures", metavar="OUT.json")] = None,
+) -> None:
+    """Measure segmentations against the truth: Dice, IoU, distances between surfaces, volumes, by structure."""
+    from rau.commands import evaluate as command
+    from rau.errors import InputError
+
+    names = [part.strip() for part in structures.split(",") if part.strip()]
+    if cases is not None and truth is None and result is None:
+        raise typer.Exit(command.table(cases, truth_column, result_column, results, names, json_file))
+    if cases is not None or truth is None or result is None:
+        raise InputError("rau evaluate needs --truth and --result, or --cases alone", "See rau evaluate --help")
+    command.one(truth, result, names, json_file)
+
+
+@app.command()
 def worker() -> None:
     """Serve the panel over the standard streams: JSON messages, one a line."""
     from rau.worker.process import main as serve

@@ -31,7 +31,9 @@ def read_labels(path: str | os.PathLike[str], *, image: Volume | None = None) ->
     return labels
 
 
-def read_segmentation(path: str | os.PathLike[str], *, image: Volume | None = None) -> tuple[LabelMap, tuple[str, ...]]:
+def read_segmentation(
+    path: str | os.PathLike[str], *, image: Volume | None = None, may_be_empty: bool = False
+) -> tuple[LabelMap, tuple[str, ...]]:
     """The label map of a file and what the user should know about it, one line each.
 
     Formats: NIfTI, NRRD, MetaImage and 8- or 16-bit index pictures with whole numbers; .seg.nrrd; DICOM SEG. Plain
@@ -40,7 +42,7 @@ def read_segmentation(path: str | os.PathLike[str], *, image: Volume | None = No
     one wins, and a warning says so; segments without voxels are left out, and a warning says so.
 
     image: what the labels belong to; a picture has no place in the world and takes that of an image of its size.
-    Raises InputError: whatever cannot be read, negative or broken label values, an empty segmentation.
+    Raises InputError: whatever cannot be read, negative or broken label values, an empty one (unless it may be).
     """
     found = checked(path)
     kind = kind_of(found)
@@ -60,7 +62,7 @@ def read_segmentation(path: str | os.PathLike[str], *, image: Volume | None = No
             labels, notes = of_segments(read, found.name)
         else:
             labels = _plain(read.array, read.geometry, found, {})
-    if not labels.structures:
+    if not labels.structures and not may_be_empty:
         raise InputError(f"The segmentation {found.name} is empty", "Pick one with at least one labelled voxel")
     return labels, notes
 
