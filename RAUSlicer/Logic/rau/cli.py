@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import rau
+from rau.commands.bank import app as bank
 from rau.commands.options import with_settings
 from rau.settings import SegmentSettings
 
@@ -21,6 +22,7 @@ CANCELLED, USAGE = 130, 2
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 models = typer.Typer(rich_markup_mode=None, help="The models on this computer.")
 app.add_typer(models, name="models")
+app.add_typer(bank, name="bank")
 
 
 class TrainGroup(TyperGroup):
@@ -141,6 +143,34 @@ def evaluate(
     if cases is not None or truth is None or result is None:
         raise InputError("rau evaluate needs --truth and --result, or --cases alone", "See rau evaluate --help")
     command.one(truth, result, names, json_file)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen at", metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one", min=0, max=65535, metavar="N")] = 8417,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="Where the token lies, made if need be; without it a new one is shown once", metavar="FILE"),
+    ] = None,
+    max_upload_mb: Annotated[int, typer.Option(help="Largest images of a run, together", min=1, metavar="N")] = 2048,
+    keep_minutes: Annotated[
+        float, typer.Option(help="How long a run that nobody asks for is kept", min=0.01, metavar="N")
+    ] = 60.0,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Let other computers send images here: pixels leave them")
+    ] = False,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Host name by which they call this one; repeat for more", metavar="HOST")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate, for https", metavar="PEM")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key", metavar="PEM")] = None,
+) -> None:
+    """Segment for other programs over HTTP, with a token; for this computer alone unless told otherwise."""
+    from rau.commands.serve import Serving, run
+
+    names = tuple(name or ())
+    run(Serving(host, port, token_file, max_upload_mb, keep_minutes, allow_remote, names, tls_cert, tls_key))
 
 
 @app.command()

@@ -65,20 +65,28 @@ def run(files: Files, settings: SegmentSettings) -> SegmentResult:
 
 def read_references(files: Files) -> tuple[list[Reference], list[str]]:
     """The references, each label map on the grid of its image, and what the user should know about them."""
+    found, notes = [], []
+    series: Sequence[str | None] = files.reference_series or [None] * len(files.references)
+    for image_path, labels_path, one in zip(files.references, files.labels, series, strict=True):
+        reference, said = read_pair(image_path, labels_path, series=one)
+        notes += said
+        found.append(reference)
+    return found, notes
+
+
+def read_pair(
+    image_path: Path, labels_path: Path, *, series: str | None = None, modality: str | None = None
+) -> tuple[Reference, list[str]]:
+    """Image and label map as a reference, and what the user should know. series, modality: as for `read_volume`."""
     from rau.references.reference import Reference
     from rau.volume.labels import read_segmentation
     from rau.volume.reading import read_volume
     from rau.volume.resampling import labels_on_grid
 
-    found, notes = [], []
-    series: Sequence[str | None] = files.reference_series or [None] * len(files.references)
-    for image_path, labels_path, one in zip(files.references, files.labels, series, strict=True):
-        image = read_volume(image_path, series=one)
-        labels, said = read_segmentation(labels_path, image=image)
-        placed, moved = labels_on_grid(labels, image.geometry)
-        notes += [*said, *([moved] if moved else [])]
-        found.append(Reference(image, placed))
-    return found, notes
+    image = read_volume(image_path, series=series, modality=modality)
+    labels, said = read_segmentation(labels_path, image=image)
+    placed, moved = labels_on_grid(labels, image.geometry)
+    return Reference(image, placed), [*said, *([moved] if moved else [])]
 
 
 def write(files: Files, target: Volume, result: SegmentResult) -> None:
