@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 import rau
 from rau.commands.bank import app as bank
+from rau.commands.dataset import app as dataset
 from rau.commands.options import with_settings
 from rau.settings import SegmentSettings
 
@@ -23,6 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 models = typer.Typer(rich_markup_mode=None, help="The models on this computer.")
 app.add_typer(models, name="models")
 app.add_typer(bank, name="bank")
+app.add_typer(dataset, name="dataset")
 
 
 class TrainGroup(TyperGroup):
@@ -143,6 +145,25 @@ def evaluate(
     if cases is not None or truth is None or result is None:
         raise InputError("rau evaluate needs --truth and --result, or --cases alone", "See rau evaluate --help")
     command.one(truth, result, names, json_file)
+
+
+@app.command()
+def describe(
+    image: Annotated[Path, typer.Option(help="Image: a file, or the folder of a DICOM series", metavar="IMG")],
+    labels: Annotated[Path, typer.Option(help="Its label map or segmentation", metavar="SEG")],
+    structures: Annotated[
+        str, typer.Option(help="Names of the structures to describe; all unless given", metavar="A,B")
+    ] = "",
+    output: Annotated[Path | None, typer.Option(help="Also write facts and prose", metavar="OUT.json")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Which series of a DICOM folder: its number or UID", metavar="ID")
+    ] = None,
+) -> None:
+    """Describe structures in words: size, place, shape, appearance, neighbours, all measured."""
+    from rau.commands.describe import Described, run
+
+    names = tuple(part.strip() for part in structures.split(",") if part.strip())
+    run(Described(image, labels, output, names, series))
 
 
 @app.command()

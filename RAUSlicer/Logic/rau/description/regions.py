@@ -46,15 +46,20 @@ class Region:
 
 
 def regions(image: Volume | None, labels: LabelMap) -> tuple[Region, ...]:
-    """The structures of one slice with their colours and facts; of more than `MOST` the largest ones, in label order.
+    """The structures of one slice with their colours and facts (see `with_colours`).
 
     image, labels: one slice, on one grid. Where they have a patient's frame, places are told in the patient's words.
     Raises InputError for volumes.
     """
     if min(labels.geometry.shape) != 1:
         raise InputError("Regions are described in single slices", "Cut the volume into slices first")
-    found = measure(image, labels)
-    kept = sorted(sorted(found, key=lambda one: (-one.voxels, one.value))[:MOST], key=lambda one: one.value)
+    return with_colours(measure(image, labels))
+
+
+def with_colours(found: Sequence[Facts]) -> tuple[Region, ...]:
+    """A colour for each structure, in the order of `COLOURS` and of the label values; of more the `MOST` largest."""
+    largest = sorted(found, key=lambda one: (-one.voxels, one.value))[:MOST]
+    kept = sorted(largest, key=lambda one: one.value)
     return tuple(Region(colour, facts) for colour, facts in zip(COLOURS, kept, strict=False))
 
 
