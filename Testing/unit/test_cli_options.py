@@ -54,8 +54,9 @@ def test_options_of_the_contract_are_there_and_no_option_is_of_no_use():
     found = options("segment")
     assert set(CONTRACT) <= set(found)
     known = {flag_of(name) for name in SegmentSettings.model_fields}
-    files = {"--reference", "--labels", "--target", "--output", "--series", "--reference-series", "--report", "--help"}
-    assert set(found) - {"--help"} == (known | files) - {"--help"}
+    files = {"--reference", "--labels", "--target", "--output", "--series", "--reference-series", "--report"}
+    bank = {"--bank", "--bank-references", "--bank-ids", "--bank-mismatch"}
+    assert set(found) - {"--help"} == known | files | bank
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,9 @@ def test_options_out_of_range_are_told_by_name(given):
 @pytest.mark.parametrize(
     ("call", "word"),
     [
-        (["segment"], "--reference"),
+        (["segment"], "--target"),
+        (["segment", *WHOLE[4:]], "--reference"),
+        (["segment", *WHOLE[4:], "--bank", "no-such-bank"], "no-such-bank"),
         (["segment", "--nonsense"], "--nonsense"),
         (["dance"], "dance"),
         (["models"], "command"),

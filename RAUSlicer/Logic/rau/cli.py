@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import rau
-from rau.commands.bank import app as bank
+from rau.commands.bank import app as bank_app
 from rau.commands.dataset import app as dataset
 from rau.commands.options import with_settings
 from rau.settings import SegmentSettings
@@ -23,7 +23,7 @@ CANCELLED, USAGE = 130, 2
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 models = typer.Typer(rich_markup_mode=None, help="The models on this computer.")
 app.add_typer(models, name="models")
-app.add_typer(bank, name="bank")
+app.add_typer(bank_app, name="bank")
 app.add_typer(dataset, name="dataset")
 
 
@@ -65,12 +65,6 @@ def root(
 @app.command()
 @with_settings()
 def segment(
-    reference: Annotated[
-        list[Path], typer.Option(help="Annotated image; repeat for more", metavar="IMG", show_default=False)
-    ],
-    labels: Annotated[
-        list[Path], typer.Option(help="Its label map or segmentation; one for each --reference", metavar="SEG")
-    ],
     target: Annotated[
         Path, typer.Option(help="Image to segment: a file, or the folder of a DICOM series", metavar="IMG")
     ],
@@ -78,6 +72,21 @@ def segment(
         Path, typer.Option(help="Label map to write: .nii.gz .nrrd .mha .seg.nrrd .dcm .png", metavar="OUT")
     ],
     settings: SegmentSettings,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Annotated image; repeat for more", metavar="IMG", show_default=False)
+    ] = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="Its label map or segmentation; one for each --reference", metavar="SEG")
+    ] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Reference bank to take references from, beside or instead", metavar="DIR")
+    ] = None,
+    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = 1,
+    bank_ids: Annotated[str, typer.Option(help="These entries of the bank, whatever their looks", metavar="A,B")] = "",
+    bank_mismatch: Annotated[
+        str,
+        typer.Option(help="What to do with a poor match or another modality", metavar="warn|refuse"),
+    ] = "warn",
     series: Annotated[
         str | None, typer.Option(help="Which series of the target's DICOM folder: its number or UID", metavar="ID")
     ] = None,
@@ -93,10 +102,13 @@ def segment(
     The target is never altered. Label values, names, colours and codes are the reference's. A structure that is not
     found in the target is left out; when none is found nothing is written, and the exit status is 3.
     """
-    from rau.commands.segment import Files, run
+    from rau.commands.segment import Files, FromBank, run
     from rau.commands.tables import print_result
 
-    files = Files(tuple(reference), tuple(labels), target, output, report, series, tuple(reference_series or ()))
+    ids = tuple(one.strip() for one in bank_ids.split(",") if one.strip())
+    banked = None if bank is None else FromBank(bank, bank_references, ids, bank_mismatch)
+    pairs = tuple(reference or ()), tuple(labels or ())
+    files = Files(*pairs, target, output, report, series, tuple(reference_series or ()), banked)
     result = run(files, settings)
     print_result(result)
     print(f"{files.output.name} written, {result.seconds:.1f} s")

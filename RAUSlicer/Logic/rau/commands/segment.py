@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rau.commands.progress import Reporter
 from rau.errors import InputError, NothingFoundError
-from rau.events import StageEvent, WarningEvent
+from rau.events import OnEvent, StageEvent, WarningEvent
 from rau.settings import SegmentSettings
 
 if TYPE_CHECKING:
+    from rau.bank.search import Pick
+    from rau.models.engine import Engine
     from rau.references.reference import Reference
     from rau.results import SegmentResult
     from rau.volume.volume import Volume
@@ -23,8 +25,19 @@ DICOM_OUTPUT = ".dcm"
 
 
 @dataclass(frozen=True)
+class FromBank:
+    """References from a bank: the best `count` for the target, or those of `ids`; see `rau.bank.search.pick`."""
+
+    folder: Path
+    count: int = 1
+    ids: tuple[str, ...] = ()
+    on_mismatch: str = "warn"
+
+
+@dataclass(frozen=True)
 class Files:
-    """What a run reads and writes. references and labels go in pairs; series: of the target's DICOM folder."""
+    """What a run reads and writes. references and labels go in pairs; series: of the target's DICOM folder; bank: where
+    references come from besides."""
 
     references: tuple[Path, ...]
     labels: tuple[Path, ...]
@@ -33,6 +46,7 @@ class Files:
     report: Path | None = None
     series: str | None = None
     reference_series: tuple[str, ...] = ()
+    bank: FromBank | None = None
 
 
 def run(files: Files, settings: SegmentSettings) -> SegmentResult:
@@ -52,7 +66,11 @@ def run(files: Files, settings: SegmentSettings) -> SegmentResult:
             tell(WarningEvent(note))
         tell(StageEvent("load", "loading the model"))
         engine = load_engine(settings)
+        picked = from_bank(files.bank, target, engine, settings, tell) if files.bank is not None else None
+        references += picked.references if picked is not None else ()
         result = segment(references, target, settings, engine=engine, on_event=tell)
+        if picked is not None:
+            result = replace(result, provenance={**result.provenance, "bank": picked.report()})
         if not result.found:
             raise NothingFoundError(
                 "None of the structures of the reference was found in the target: nothing was written",
@@ -61,6 +79,28 @@ def run(files: Files, settings: SegmentSettings) -> SegmentResult:
         tell(StageEvent("export"))
         write(files, target, result)
     return result
+
+
+def from_bank(wanted: FromBank, target: Volume, engine: Engine, settings: SegmentSettings, tell: OnEvent) -> Pick:
+    """The references that the bank has for the target; which and why is told. Raises InputError: none fits."""
+    from rau.bank.bank import Bank
+    from rau.bank.search import pick
+
+    bank = Bank.open(wanted.folder)
+    tell(StageEvent("retrieve", "looking for references in the bank"))
+    picked = pick(
+        bank,
+        target,
+        engine,
+        settings,
+        count=wanted.count,
+        ids=wanted.ids,
+        on_mismatch="refuse" if wanted.on_mismatch == "refuse" else "warn",
+        tell=lambda line: tell(WarningEvent(line)),
+    )
+    for one in picked.chosen:
+        tell(StageEvent("retrieve", f"from the bank: {one.entry.label} ({one.reason})"))
+    return picked
 
 
 def read_references(files: Files) -> tuple[list[Reference], list[str]]:
@@ -130,6 +170,14 @@ def _check(files: Files) -> None:
     """What can be refused without reading anything. Raises InputError."""
     from rau.export.writing import check_output, check_writable
 
+    if not files.references and files.bank is None:
+        raise InputError("No reference was given", "Give --reference and --labels, or a --bank")
+    if files.bank is not None:
+        from rau.bank.bank import Bank
+
+        Bank.open(files.bank.folder)
+        if files.bank.on_mismatch not in ("refuse", "warn"):
+            raise InputError("--bank-mismatch is refuse or warn", "See rau segment --help")
     if len(files.references) != len(files.labels):
         raise InputError(
             f"There are {len(files.references)} --reference and {len(files.labels)} --labels",
