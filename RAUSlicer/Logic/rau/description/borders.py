@@ -40,7 +40,7 @@ class Borders:
     def shares(self, value: int) -> dict[int, float]:
         """{b: share of the border of `value` that it has in common with b}, 0 to 1, without the background."""
         total = self.total(value)
-        found = {b: area / total for (a, b), area in self.area.items() if a == value and b > 0}
+        found = {b: round(area / total, 9) for (a, b), area in self.area.items() if a == value and b > 0}
         return dict(sorted(found.items()))
 
 

@@ -5,8 +5,12 @@ A fact that cannot be measured is None (no spacing, no image, one voxel ...), ne
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+DIGITS = 9  # significant ones that facts keep: how a sum was rounded must not decide a word or a printed digit
+NOTHING = 1e-9  # numbers closer to 0 are 0
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,21 @@ class Facts:
         """Ready for JSON; numbers with six significant digits."""
         found: dict[str, Any] = rounded(asdict(self))
         return found
+
+
+def settled(value: T) -> T:
+    """The same fact, tuple or dictionary with every float rounded to `DIGITS`."""
+    found: Any = value
+    if is_dataclass(value) and not isinstance(value, type):
+        found = replace(value, **{one.name: settled(getattr(value, one.name)) for one in fields(value)})
+    elif isinstance(value, dict):
+        found = {key: settled(one) for key, one in value.items()}
+    elif isinstance(value, tuple):
+        found = tuple(settled(one) for one in value)
+    elif isinstance(value, float):
+        found = 0.0 if abs(value) < NOTHING else float(f"{value:.{DIGITS}g}")
+    whole: T = found
+    return whole
 
 
 def rounded(value: Any) -> Any:

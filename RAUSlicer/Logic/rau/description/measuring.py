@@ -9,7 +9,7 @@ import numpy as np
 
 from rau.description import shape
 from rau.description.borders import OUTSIDE, Borders, brightness, find_borders
-from rau.description.facts import Contrast, Facts, Intensity, Level, Margin, Neighbour, Side
+from rau.description.facts import Contrast, Facts, Intensity, Level, Margin, Neighbour, Side, settled
 from rau.description.frame import Frame, frame_of
 from rau.description.sides import partners, side_in_patient, side_in_picture
 from rau.description.surroundings import Surroundings, reach_of, surroundings
@@ -20,6 +20,7 @@ WELL, MODERATE = 3.0, 1.5  # steps across the border, in steps inside
 NO_STEP = 1e-3  # of the image's range: a smaller mean step inside counts as this
 CONTAINED = 0.9  # of the border
 MIXED = 100.0  # HU: above this sd a mean says nothing of what a structure is made of
+DIGITS = 6  # decimals kept of what is compared with a threshold: the order of a sum must not decide
 DENSITIES = (  # upper ends of the mean, HU
     (-800.0, "air"),
     (-200.0, "air-containing tissue"),
@@ -60,7 +61,7 @@ def measure(image: Volume | None, labels: LabelMap, only: Collection[int] | None
     borders = find_borders(frame)
     scene = _Scene(frame, {one.value: one for one in shapes}, borders)
     wanted = [one for one in shapes if only is None or one.value in only]
-    return tuple(scene.facts(one) for one in wanted)
+    return tuple(settled(scene.facts(one)) for one in wanted)
 
 
 def _shapes(frame: Frame, labels: LabelMap) -> list[_Shape]:
@@ -173,9 +174,9 @@ class _Scene:
         channels = tuple(values.mean(0, dtype=np.float64).tolist()) if values.ndim == 2 else ()
         values = (values.mean(1) if values.ndim == 2 else values).astype(np.float64)
         low, median, high = (float(p) for p in np.percentile(values, (5, 50, 95)))
-        mean, is_ct = float(values.mean()), self.frame.modality == "CT"
+        mean, is_ct = round(float(values.mean()), DIGITS), self.frame.modality == "CT"
         unit = "HU" if is_ct else "grey levels" if image.dtype == np.uint8 else "arbitrary units"
-        sd = float(values.std())
+        sd = round(float(values.std()), DIGITS)
         density = next(word for top, word in DENSITIES if mean < top) if is_ct and sd <= MIXED else None
         return Intensity(unit, mean, sd, median, low, high, channels, density)
 
@@ -186,10 +187,10 @@ class _Scene:
         inside = brightness(image[one.box])[one.mask].astype(np.float64)
         flat = image.reshape(-1, *image.shape[3:])[near.shell]
         outside = (flat.mean(1) if flat.ndim == 2 else flat).astype(np.float64)
-        difference = float(inside.mean() - outside.mean())
+        difference = round(float(inside.mean() - outside.mean()), DIGITS)
         pooled = float(np.sqrt((inside.var() + outside.var()) / 2))
-        in_sd = difference / pooled if pooled > 1e-9 else None
-        big = abs(difference) > 1e-9 if in_sd is None else abs(in_sd) >= SIMILAR
+        in_sd = round(difference / pooled, DIGITS) if pooled > 1e-6 else None
+        big = difference != 0 if in_sd is None else abs(in_sd) >= SIMILAR
         word = "similar" if not big else "brighter" if difference > 0 else "darker"
         return Contrast(reach_of(self.frame), difference, in_sd, word)
 
@@ -201,7 +202,7 @@ class _Scene:
         gradient, ratio, grade = found.slope[value] / faces, None, None
         if found.pairs.get(value) and self.range > 0:
             inside = max(found.inside[value] / found.pairs[value], NO_STEP * self.range)
-            ratio = found.step[value] / faces / inside
+            ratio = round(found.step[value] / faces / inside, DIGITS)
             grade = "well defined" if ratio >= WELL else "moderately defined" if ratio >= MODERATE else "ill defined"
         return Margin(gradient, ratio, grade)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rau.description.facts import Side
 
 MIDDLE = 0.03  # of the field of view's width: closer to its middle counts as in the middle
+HAIR = 1e-6  # so that rounding never decides
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 _OTHER = {"left": "right", "right": "left"}
 
@@ -43,12 +44,12 @@ def side_in_patient(
         offset, least, to = (x - partner[1]) / 2, voxel / 2, partner[0]
     else:
         offset, least, to = x - (width[0] + width[1]) / 2, MIDDLE * (width[1] - width[0]), "image"
-    word = "midline" if abs(offset) <= least else "left" if offset > 0 else "right"
+    word = "midline" if abs(offset) <= least + HAIR else "left" if offset > 0 else "right"
     return Side(word, to, abs(offset), side_named(name))
 
 
 def side_in_picture(x: float, width: Sequence[float]) -> Side:
     """The side of a column; names are the patient's, so they do not count here."""
     offset = x - (width[0] + width[1]) / 2
-    word = "middle" if abs(offset) <= MIDDLE * (width[1] - width[0]) else "right" if offset > 0 else "left"
+    word = "middle" if abs(offset) <= MIDDLE * (width[1] - width[0]) + HAIR else "right" if offset > 0 else "left"
     return Side(word, "image", abs(offset), None)
