@@ -52,7 +52,7 @@ def rows_of(task: Task, number: int, engine: Engine, settings: SegmentSettings) 
     """Run the pipeline up to the assembly, and keep what its sources say."""
     case = prepare([task.reference], task.target, settings, engine, ignore)
     guide = build_guide(case, settings.seed, lambda: None)
-    recipe = Recipe(settings.references_per_slice, settings.neighbours, threshold=settings.presence_threshold)
+    recipe = Recipe(settings.references_per_slice, settings.neighbours)
     planes = []
     for plane in case.planes:
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)

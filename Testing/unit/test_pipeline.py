@@ -182,9 +182,9 @@ def test_adaptation_is_named_in_the_report_and_off_asks_the_network_without_prom
     reference, target = phantom(), phantom(seed=3).image
     asked, decode = [], engine.segmenter.decode
 
-    def watched(features, references, neighbours=(), prompts=None):
+    def watched(features, references, neighbours=(), prompts=None, **rest):
         asked.append(prompts)
-        return decode(features, references, neighbours, prompts)
+        return decode(features, references, neighbours, prompts, **rest)
 
     monkeypatch.setattr(engine.segmenter, "decode", watched)
     for adaptation in ("auto", "off"):

@@ -75,13 +75,59 @@ def test_an_empty_mask_is_remembered_as_absence(segmenter):
     assert not torch.allclose(shown.spatial, empty.spatial)
 
 
-def test_more_neighbours_than_the_model_knows_are_left_out(segmenter):
-    features, masks = rows(segmenter, 1)
-    memory = segmenter.remember(features.rows(index(0, 1)), masks)
-    most = segmenter.max_neighbours
-    few = segmenter.decode(features.rows(index(1, 1)), [memory], [memory] * most)
-    many = segmenter.decode(features.rows(index(1, 1)), [memory], [memory] * (most + 3))
-    assert torch.equal(few.logits, many.logits)
+def test_neighbours_further_away_than_the_model_knows_are_read_by_their_pointers_alone(segmenter):
+    features, masks = rows(segmenter, 2)
+    memories = [segmenter.remember(features.rows(index(0, 2)), masks.roll(shift, 2)) for shift in range(5)]
+    target, most = features.rows(index(1, 2)), segmenter.max_neighbours
+    whole = segmenter.decode(target, memories[:1], memories)
+    pointers = segmenter.decode(
+        target, memories[:1], [m if i < most else m.only_pointer() for i, m in enumerate(memories)]
+    )
+    assert torch.equal(whole.logits, pointers.logits)
+    assert not torch.equal(whole.logits, segmenter.decode(target, memories[:1], memories[:most]).logits)
+
+
+def test_one_slice_expanded_to_its_rows_gives_what_copies_of_it_give(segmenter):
+    features, masks = rows(segmenter, 5)
+    memory = segmenter.remember(features.rows(index(0, 5)), masks)
+    copied = segmenter.decode(features.rows(index(1, 5)), [memory], [memory], remember=True)
+    shared = segmenter.decode(features.rows(index(1, 1)).expand(5), [memory], [memory], remember=True)
+    assert torch.allclose(copied.logits, shared.logits, atol=1e-4)
+    assert torch.allclose(copied.memory.spatial, shared.memory.spatial, atol=1e-3)
+
+
+def test_the_memory_of_an_answer_is_the_one_that_sam2_makes_of_it(segmenter):
+    features, masks = rows(segmenter, 2)
+    memory = segmenter.remember(features.rows(index(0, 2)), masks)
+    target = features.rows(index(1, 2))
+    ours = segmenter.decode(target, [memory], remember=True).memory
+    feats, positions, sizes = segmenter._flat(target)
+    frame = {"maskmem_features": memory.spatial, "maskmem_pos_enc": [memory.position], "obj_ptr": memory.pointer}
+    frames = {"cond_frame_outputs": {0: frame}, "non_cond_frame_outputs": {}}
+    theirs = segmenter.model.track_step(
+        TARGET_FRAME, False, feats, positions, sizes, None, None, frames, TARGET_FRAME + 1
+    )
+    assert torch.allclose(ours.spatial, theirs["maskmem_features"])
+    assert torch.allclose(ours.pointer, theirs["obj_ptr"])
+    assert segmenter.decode(target, [memory]).memory is None
+
+
+def test_a_model_that_gives_several_masks_gives_the_one_it_thinks_best(segmenter):
+    features, masks = rows(segmenter, 3)
+    memory = segmenter.remember(features.rows(index(0, 3)), masks)
+    segmenter.model.multimask_output_for_tracking, before = True, segmenter.model.multimask_output_for_tracking
+    try:
+        found, heads = None, []
+        hook = segmenter.model.sam_mask_decoder.register_forward_hook(lambda m, a, out: heads.append(out))
+        found = segmenter.decode(features.rows(index(1, 3)), [memory])
+        hook.remove()
+    finally:
+        segmenter.model.multimask_output_for_tracking = before
+    logits, iou = heads[0][0], heads[0][1]
+    assert logits.shape[1] == 3 and found.logits.shape[1] == 1
+    for k in range(3):
+        assert torch.equal(found.logits[k, 0], logits[k, iou[k].argmax()])
+        assert float(found.iou[k]) == float(iou[k].max())
 
 
 def candidates(count: int, side: int, seed: int = 0):

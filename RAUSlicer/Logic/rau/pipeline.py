@@ -52,7 +52,7 @@ def segment(
     tell(StageEvent("read"))
     engine = engine or load_engine(settings)
     case = prepare(references, target, settings, engine, tell)
-    recipe = Recipe(settings.references_per_slice, settings.neighbours, threshold=settings.presence_threshold)
+    recipe = Recipe(settings.references_per_slice, settings.neighbours)
     votes: list[PlaneVotes] = []
     slices: list[SliceResult] = []
     total = sum(len(plane.images) for plane in case.planes)

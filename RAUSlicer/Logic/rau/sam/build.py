@@ -72,6 +72,7 @@ def build_sam2(config: str, overrides: Mapping[str, Any] | None = None) -> SAM2B
             if "_target_" in key or any(part.startswith("_") for part in key.split(".")):
                 raise ModelError(f"The model folder may not change {key!r} of SAM2", "Get the model again")
             OmegaConf.update(cfg, key, value, merge=False)
+        OmegaConf.update(cfg, "memory_attention._target_", "rau.sam.reading.MemoryReader")
     except OmegaConfBaseException as problem:
         raise ModelError("The model folder does not fit this version of SAM2", "Get the model again") from problem
     return instantiate(cfg)

@@ -33,17 +33,22 @@ class Hinted:
 
 @dataclass(frozen=True)
 class Rows:
-    """What is decoded in one slice: features and memories of K rows, mask prompts (K, 1, S, S) or None."""
+    """What is decoded in one slice: features and memories of K rows, mask prompts (K, 1, S, S) or None.
+
+    remember: whether the masks are to become memory.
+    """
 
     features: Features
     references: Sequence[Memory]
     neighbours: Sequence[Memory]
     prompts: torch.Tensor | None
+    remember: bool = False
 
     def part(self, index: torch.Tensor) -> Rows:
         near = [one.rows(index) for one in self.neighbours]
         prompts = None if self.prompts is None else self.prompts[index]
-        return Rows(self.features.rows(index), [one.rows(index) for one in self.references], near, prompts)
+        seen = [one.rows(index) for one in self.references]
+        return Rows(self.features.rows(index), seen, near, prompts, self.remember)
 
 
 def decode(
@@ -52,33 +57,43 @@ def decode(
     """Masks of the rows, which are `values` in this order; those with a token by the decoder that knows tokens."""
     import torch
 
-    if hints is None:
-        return segmenter.decode(rows.features, rows.references, rows.neighbours, rows.prompts)
-    missing = (float("nan"),) * 4
-    boxes = torch.tensor([hints.boxes.get(value, missing) for value in values], device=segmenter.device)
-    boxes = boxes * segmenter.size if hints.boxes else None
-    told = torch.tensor([value in hints.tokens for value in values], device=segmenter.device)
-    if hinted is None or not told.any():
-        return segmenter.decode(rows.features, rows.references, rows.neighbours, rows.prompts, boxes=boxes)
+    told = torch.tensor([hints is not None and value in hints.tokens for value in values], device=segmenter.device)
+    if hints is None or hinted is None or not told.any():
+        return _decoded(segmenter, rows, values, hints)
     done = []
     for by_token in (True, False):
         index = torch.nonzero(told == by_token)[:, 0]
-        if not len(index):
-            continue
-        part, some = rows.part(index), None if boxes is None else boxes[index]
-        tokens = np.stack([hints.tokens[values[k]] for k in index.tolist()]) if by_token else None
-        done.append(
-            (
-                index,
-                (hinted.segmenter if by_token else segmenter).decode(
-                    part.features,
-                    part.references,
-                    part.neighbours,
-                    part.prompts,
-                    tokens=None if tokens is None else torch.from_numpy(tokens).to(segmenter.device),
-                    boxes=some,
-                    injection=hinted.injection,
-                ),
-            )
-        )
+        if len(index):
+            who = hinted if by_token else Hinted(segmenter)
+            some = [values[k] for k in index.tolist()]
+            done.append((index, _decoded(who.segmenter, rows.part(index), some, hints, who.injection, by_token)))
     return Masks.interleave(done)
+
+
+def _decoded(
+    segmenter: Segmenter,
+    rows: Rows,
+    values: Sequence[int],
+    hints: Hints | None,
+    injection: Injection = "token",
+    with_tokens: bool = False,
+) -> Masks:
+    """Rows that all have a token to be used, or none."""
+    import torch
+
+    tokens, boxes, missing = None, None, (float("nan"),) * 4
+    if hints is not None and with_tokens:
+        tokens = torch.from_numpy(np.stack([hints.tokens[value] for value in values])).to(segmenter.device)
+    if hints is not None and hints.boxes:
+        boxes = torch.tensor([hints.boxes.get(value, missing) for value in values], device=segmenter.device)
+        boxes = boxes * segmenter.size
+    return segmenter.decode(
+        rows.features,
+        rows.references,
+        rows.neighbours,
+        rows.prompts,
+        tokens=tokens,
+        boxes=boxes,
+        injection=injection,
+        remember=rows.remember,
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from rau.references.encoded import EncodedReference
 from rau.references.retrieval import nearby
 from rau.sam.hints import Hinted, Hints, Rows, decode
-from rau.sam.pixels import from_square, masks_to_square, normalise, to_square
+from rau.sam.pixels import from_square, normalise, to_square
 from rau.sam.segmenter import Features, Memory, Segmenter
 from rau.volume.planes import Planes
 
@@ -57,7 +57,9 @@ class SliceMasks:
 
 @dataclass(frozen=True)
 class Recipe:
-    """references: reference slices in memory. neighbours: length of the ring. threshold: of presence, 0 to 1.
+    """references: reference slices in memory. neighbours: length of the ring, at most what the model knows.
+
+    pointers: slices of the walk, the neighbours among them, whose object pointers are attended to (SAM2's video: 15).
 
     reach: slices of the reference within which a structure may lie from the matched one, as a fraction of the
     structure's own extent (at least 2).
@@ -66,7 +68,7 @@ class Recipe:
     references: int = 3
     neighbours: int = 1
     reach: float = 0.35
-    threshold: float = 0.5
+    pointers: int = 0
 
 
 def chosen_memories(
@@ -100,34 +102,56 @@ def pick_rows(chosen: Sequence[Sequence[tuple[Memory, int]]], slot: int) -> Memo
     return Memory.stack(rows)
 
 
+@dataclass(frozen=True)
+class Done:
+    """A slice that was segmented: its features, one row; the memory of its masks, a row for each of `values`."""
+
+    features: Features
+    values: tuple[int, ...]
+    memory: Memory
+
+    def of(self, segmenter: Segmenter, values: Sequence[int]) -> Memory:
+        """Memory of `values`; one that was not asked for here has an empty mask."""
+        import torch
+
+        missing = [value for value in values if value not in self.values]
+        known, memory = [*self.values, *missing], self.memory
+        if missing:
+            empty = torch.zeros(len(missing), 1, segmenter.size, segmenter.size, device=segmenter.device)
+            memory = Memory.stack([memory, segmenter.remember(self.features.expand(len(missing)), empty)])
+        if known == list(values):
+            return memory
+        return memory.rows(torch.tensor([known.index(value) for value in values], device=segmenter.device))
+
+
 class Direction:
-    """The ring of neighbours of one walk: the last slices done, with the masks of every structure."""
+    """The ring of neighbours of one walk: the last slices done. Nothing else of a walk grows or is kept.
 
-    def __init__(self, length: int) -> None:
-        self.ring: deque[tuple[Features, dict[int, np.ndarray]]] = deque(maxlen=max(length, 1))
+    length: slices attended to with their positions; pointers: slices in all, those further away by pointer alone.
+    """
+
+    def __init__(self, length: int, pointers: int = 0) -> None:
         self.length = length
+        self.ring: deque[Done] = deque(maxlen=max(length, pointers if length else 0, 1))
 
-    def push(self, features: Features, masks: dict[int, np.ndarray]) -> None:
-        if self.length:
-            self.ring.appendleft((features, masks))
+    def push(self, done: Done) -> None:
+        if not self.length:
+            return
+        if len(self.ring) >= self.length:
+            last = self.ring[self.length - 1]
+            self.ring[self.length - 1] = replace(last, memory=last.memory.only_pointer())
+        self.ring.appendleft(done)
 
     def copy(self) -> Direction:
         twin = Direction(self.length)
         twin.ring = deque(self.ring, maxlen=self.ring.maxlen)
         return twin
 
-    def memories(self, segmenter: Segmenter, values: Sequence[int], planes: Planes) -> list[Memory]:
-        """Memories of the ring for these structures, nearest first; a structure not seen there has an empty mask."""
-        import torch
-
-        out = []
-        for features, masks in self.ring:
-            shape = planes.frame.shape
-            stacked = np.stack([masks.get(v, np.zeros(shape, bool)) for v in values])
-            squares = masks_to_square(stacked, planes.frame, segmenter.size).to(segmenter.device)
-            index = torch.zeros(len(values), dtype=torch.long, device=segmenter.device)
-            out.append(segmenter.remember(features.rows(index), squares))
-        return out
+    def memories(self, segmenter: Segmenter, values: Sequence[int]) -> list[Memory]:
+        """Memories of the ring for these structures, nearest first."""
+        near = [done.of(segmenter, values) for done in list(self.ring)[: self.length]]
+        far = [one for one in list(self.ring)[self.length :] if set(values) <= set(one.values)]
+        return [*near, *(one.of(segmenter, values) for one in far)]
 
 
 Candidates = Callable[[int], Union[np.ndarray, None]]
@@ -183,18 +207,18 @@ def segment_slice(
     with torch.inference_mode():
         image = normalise(to_square(planes[t][None], planes.frame, segmenter.size)).to(segmenter.device)
         features = segmenter.encode(image)
-        rows = features.rows(torch.zeros(len(asked), dtype=torch.long, device=segmenter.device))
         references = [pick_rows(picked, slot) for slot in range(slots)]
-        neighbours = direction.memories(segmenter, asked, planes)
+        neighbours = direction.memories(segmenter, asked)
         prompts = prompts_of(candidates, asked, t, planes, segmenter)
         hints = advice.of(t, asked) if advice is not None else None
         hinted = advice.hinted if advice is not None else None
-        masks = decode(segmenter, Rows(rows, references, neighbours, prompts), asked, hints, hinted)
+        rows = Rows(features.expand(len(asked)), references, neighbours, prompts, bool(direction.length))
+        masks = decode(segmenter, rows, asked, hints, hinted)
         probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.frame)
         presence = masks.presence.sigmoid().cpu().numpy()
         iou = masks.iou.clamp(0, 1).cpu().numpy()
-    kept = {v: probability[k] > 0.5 for k, v in enumerate(asked) if presence[k] >= recipe.threshold}
-    direction.push(features, kept)
+    if masks.memory is not None:
+        direction.push(Done(features, tuple(asked), masks.memory))
     parts = (*(["boxes"] if hints and hints.boxes else []), *(["fusion"] if hints and hints.tokens else []))
     return SliceMasks(t, tuple(asked), probability, presence, iou, *found, len(neighbours), prompts is not None, parts)
 
@@ -220,7 +244,7 @@ def segment_plane(
 ) -> Iterator[SliceMasks]:
     """Every slice of the target once: from the key slice to the end, then from it to the start."""
     start = key_slice(matches)
-    forward = Direction(min(recipe.neighbours, segmenter.max_neighbours))
+    forward = Direction(min(recipe.neighbours, segmenter.max_neighbours), recipe.pointers)
     yield segment_slice(segmenter, planes, start, matches, recipe, forward, candidates, advice)
     backward = forward.copy()
     for t in range(start + 1, len(planes)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rau.sam.injection import Guidance, Injection, corner_points, injected
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PROMPT_LOGIT = 4.0  # of a pixel that is surely inside
 TARGET_FRAME = 16  # SAM2 numbers frames: references from 0, the target here, neighbours just before it
+POINTERS = 15  # neighbours whose pointers SAM2 attends to, at most
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,16 @@ class Features:
 
     def rows(self, index: torch.Tensor) -> Features:
         """Features of slice index[k] for each row k. index: (K,) int64."""
+        if len(self) > 1 and self.levels[0].stride(0) == 0:  # rows of one slice
+            return self.expand(len(index))
         return Features(tuple(x[index] for x in self.levels), tuple(x[index] for x in self.positions))
+
+    def expand(self, rows: int) -> Features:
+        """One slice as `rows` rows, without copying it: work that is the same for all of them is then done once."""
+        levels, positions = (
+            tuple(x[:1].expand(rows, -1, -1, -1) for x in one) for one in (self.levels, self.positions)
+        )
+        return Features(levels, positions)
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,10 @@ class Memory:
     def rows(self, index: torch.Tensor) -> Memory:
         return Memory(self.spatial[index], self.position[index], self.pointer[index])
 
+    def only_pointer(self) -> Memory:
+        """What is kept of slices that are too far away for their positions to be attended to."""
+        return Memory(self.spatial[:, :0], self.position[:, :0], self.pointer)
+
     @staticmethod
     def stack(rows: Sequence[Memory]) -> Memory:
         """One memory of all the rows, in that order."""
@@ -59,11 +73,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Masks:
-    """logits: (K, 1, S/4, S/4) before the object-score gate; presence, iou: (K,), presence a logit, iou 0 to 1."""
+    """logits: (K, 1, S/4, S/4) before the object-score gate; presence, iou: (K,), presence a logit, iou 0 to 1.
+
+    memory: of these masks in their slice, as SAM2 makes it of its own answers; None where it was not asked for.
+    """
 
     logits: torch.Tensor
     presence: torch.Tensor
     iou: torch.Tensor
+    memory: Memory | None = None
 
     @staticmethod
     def interleave(parts: Sequence[tuple[torch.Tensor, Masks]]) -> Masks:
@@ -72,7 +90,23 @@ class Masks:
 
         order = torch.cat([index for index, _ in parts]).argsort()
         columns = zip(*((m.logits, m.presence, m.iou) for _, m in parts), strict=True)
-        return Masks(*(torch.cat(column)[order] for column in columns))
+        logits, presence, iou = (torch.cat(column)[order] for column in columns)
+        kept = [m.memory for _, m in parts if m.memory is not None]
+        return Masks(logits, presence, iou, Memory.stack(kept).rows(order) if kept else None)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a slice is decoded with, see `Segmenter.decode`; all memories have the same K rows."""
+
+    references: Sequence[Memory]
+    neighbours: Sequence[Memory] = ()
+    distances: Sequence[int] | None = None
+    remember: bool = False
+
+    def rows(self, index: torch.Tensor) -> Past:
+        seen, near = ([memory.rows(index) for memory in group] for group in (self.references, self.neighbours))
+        return replace(self, references=seen, neighbours=near)
 
 
 class Segmenter:
@@ -152,37 +186,37 @@ class Segmenter:
         tokens: torch.Tensor | None = None,
         boxes: torch.Tensor | None = None,
         injection: Injection = "token",
+        remember: bool = False,
+        distances: Sequence[int] | None = None,
     ) -> Masks:
         """Masks of K structures in K target rows. RAU's decoder (papers.md A3.6); memory alone: "SAM2-Memory".
 
-        references: conditioning memories, each of K rows (row k of each is the same structure as row k of `features`).
-        neighbours: memories of target slices already segmented, nearest first, at most `max_neighbours`.
+        references: conditioning memories, each of K rows; row k of each is the structure of row k of `features`.
+        distances: of the references from the target, in slices, 1 to 16; None: far, as those of other volumes.
+        neighbours: memories of target slices already segmented, nearest first: `max_neighbours` of them are attended to
+        with their positions, those after them, up to `POINTERS`, with their pointers alone.
         prompts: (K, 1, any, any) probabilities, where each structure is expected: a mask prompt. None: memory alone.
         tokens: (K, C) fused `<Seg>` states, the z of `rau.sam.fusion`; injection: see `rau.sam.injection.injected`.
         boxes: (K, 4) x0, y0, x1, y1, pixels of the S square; a row with a NaN has no box, and comes out as without.
-        All may be combined. With tokens or boxes SAM2 gives one mask a row. Raises ValueError for shapes that differ.
+        All may be combined. With tokens or boxes SAM2 gives one mask a row; else, of several, the best by its own IoU.
+        remember: also the memory of the masks. Raises ValueError for shapes that differ.
         """
         guidance = Guidance(prompts, tokens, boxes, injection)
         guidance.check(len(features), self.model.hidden_dim)
+        past = Past(references, neighbours, distances, remember)
         boxed = guidance.boxed()
         if boxed is None or bool(boxed.all()):
-            return self._decode(features, references, neighbours, guidance)
+            return self._decode(features, past, guidance)
         # SAM2 pads a row without points once less than one with two, and pads take part in attention: rows apart.
         done: list[tuple[torch.Tensor, Masks]] = []
         for index, part in ((boxed.nonzero()[:, 0], guidance), ((~boxed).nonzero()[:, 0], guidance.without_boxes())):
             if len(index):
-                seen, near = ([memory.rows(index) for memory in group] for group in (references, neighbours))
-                done.append((index, self._decode(features.rows(index), seen, near, part.rows(index), single=True)))
+                done.append(
+                    (index, self._decode(features.rows(index), past.rows(index), part.rows(index), single=True))
+                )
         return Masks.interleave(done)
 
-    def _decode(
-        self,
-        features: Features,
-        references: Sequence[Memory],
-        neighbours: Sequence[Memory],
-        guidance: Guidance,
-        single: bool = False,
-    ) -> Masks:
+    def _decode(self, features: Features, past: Past, guidance: Guidance, single: bool = False) -> Masks:
         """Rows that all have a box, or none. single: one mask a row, whatever SAM2's settings are without a token."""
         points, logits = (None, None) if guidance.masks is None else self._prompt(guidance.masks)
         if guidance.boxes is not None:
@@ -191,7 +225,7 @@ class Segmenter:
         plain = guidance.tokens is None and guidance.boxes is None and not single
         decoder = self.model.sam_mask_decoder
         with nullcontext() if plain else injected(decoder, guidance.tokens, guidance.injection):
-            self.model.track_step(
+            out = self.model.track_step(
                 TARGET_FRAME,
                 False,
                 feats,
@@ -199,16 +233,25 @@ class Segmenter:
                 sizes,
                 points,
                 None,
-                self._frames(references, neighbours),
+                self._frames(past),
                 TARGET_FRAME + 1,
-                run_mem_encoder=False,
+                run_mem_encoder=past.remember,
                 prev_sam_mask_logits=logits,
             )
         logits, iou, _, presence = self._heads
         self._heads = None
-        return Masks(logits.float(), presence[:, 0].float(), iou[:, 0].float())
+        best = iou.argmax(1, keepdim=True)
+        memory = None
+        if past.remember:
+            memory = Memory(out["maskmem_features"], out["maskmem_pos_enc"][-1], out["obj_ptr"])
+        return Masks(
+            logits.take_along_dim(best[:, :, None, None], 1).float(),
+            presence[:, 0].float(),
+            iou.take_along_dim(best, 1)[:, 0].float(),
+            memory,
+        )
 
-    def _frames(self, references: Sequence[Memory], neighbours: Sequence[Memory]) -> dict[str, Any]:
+    def _frames(self, past: Past) -> dict[str, Any]:
         """Memories as SAM2 keeps the outcome of earlier frames."""
 
         def output(memory: Memory) -> dict[str, Any]:
@@ -218,9 +261,12 @@ class Segmenter:
                 "obj_ptr": memory.pointer,
             }
 
+        far = [TARGET_FRAME - i for i in range(len(past.references))]
         return {
-            "cond_frame_outputs": {i: output(one) for i, one in enumerate(references)},
+            "cond_frame_outputs": {
+                TARGET_FRAME - age: output(one) for age, one in zip(past.distances or far, past.references, strict=True)
+            },
             "non_cond_frame_outputs": {
-                TARGET_FRAME - 1 - i: output(one) for i, one in enumerate(neighbours[: self.max_neighbours])
+                TARGET_FRAME - 1 - i: output(one) for i, one in enumerate(past.neighbours[:POINTERS])
             },
         }

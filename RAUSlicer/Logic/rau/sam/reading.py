@@ -1,0 +1,159 @@
+"""How a slice reads its memory: SAM2's memory attention with the same answer for less work, or nearly the same.
+
+The weights are those of `sam2`'s `MemoryAttention`, layer for layer (`rau.sam.build` puts this class in its place).
+What is the same to rounding: rows of one slice share the first self-attention; the memory is attended to in its own
+channels and projected afterwards, softmax(Q K^T) (M W) = (softmax(Q K^T) M) W; rows go through in groups that stay in
+the processor's cache. What is not the same is an `Economy`. Axes: B rows, L memory tokens, T positions of the slice,
+C channels of the slice, M channels of the memory.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.memory_attention import MemoryAttention
+from sam2.modeling.sam.transformer import RoPEAttention
+from torch import Tensor
+
+QUERIES = 256  # positions whose scores are held at once on a CPU
+
+
+@dataclass(frozen=True)
+class Economy:
+    """What reading memory may save. The default saves nothing that changes an answer.
+
+    pool: memory positions a side that become one (their mean; it counts for all of them). half: bfloat16 in matrix
+    products. rows: rows in a group; 0: all on a GPU, one after the other on a CPU.
+    """
+
+    pool: int = 1
+    half: bool = False
+    rows: int = 0
+
+
+class MemoryReader(MemoryAttention):
+    """`MemoryAttention` for inference; in training, and for layers of another kind, it is SAM2's own."""
+
+    economy = Economy()
+
+    def forward(
+        self,
+        curr: Any,
+        memory: Tensor,
+        curr_pos: Any = None,
+        memory_pos: Tensor | None = None,
+        num_obj_ptr_tokens: int = 0,
+    ) -> Tensor:
+        """curr, curr_pos: (T, B, C), or a list of one. memory, memory_pos: (L, B, M), pointers last -> (T, B, C)."""
+        if self.training or memory_pos is None or curr_pos is None or not self._known():
+            return super().forward(curr, memory, curr_pos, memory_pos, num_obj_ptr_tokens)
+        x, place = (one[0] if isinstance(one, list) else one for one in (curr, curr_pos))
+        count = x.shape[1]
+        if count > 1 and x.stride(1) == 0 and place.stride(1) == 0:  # one slice, expanded to its rows
+            x, place = x[:, :1], place[:, :1]
+        x = (x + 0.1 * place if self.pos_enc_at_input else x).transpose(0, 1)
+        place, memory, memory_pos = (one.transpose(0, 1) for one in (place, memory, memory_pos))
+        spans = _Spans(x.shape[1], memory.shape[1] - num_obj_ptr_tokens)
+        pool = self.economy.pool if spans.can_pool(self.economy.pool) else 1
+        half = torch.autocast(x.device.type, torch.bfloat16) if self.economy.half else nullcontext()
+        with half:
+            x = self.layers[0]._forward_sa(x, place)
+            group = self.economy.rows or (1 if x.device.type == "cpu" else count)
+            parts = []
+            for start in range(0, count, group):
+                rows = slice(start, start + group)
+                kept, kept_pos = (spans.pooled(one[rows], pool) for one in (memory, memory_pos))
+                mine = x[rows] if len(x) > 1 else x.expand(len(kept), -1, -1)
+                parts.append(self._read(mine, place if len(place) == 1 else place[rows], kept, kept_pos, spans, pool))
+            found = torch.cat(parts)
+        return self.norm(found.float()).transpose(0, 1)
+
+    def _known(self) -> bool:
+        """Whether all layers are what the shipped configurations of SAM2 have."""
+        kinds = [(layer.self_attn, layer.cross_attn_image) for layer in self.layers]
+        plain = all(isinstance(one, RoPEAttention) and one.num_heads == 1 for pair in kinds for one in pair)
+        return plain and self.batch_first
+
+    def _read(self, x: Tensor, place: Tensor, memory: Tensor, memory_pos: Tensor, spans: _Spans, pool: int) -> Tensor:
+        """All layers for a group of rows, after the first self-attention. x: (B, T, C) -> the same."""
+        for number, layer in enumerate(self.layers):
+            x = layer._forward_sa(x, place) if number else x
+            asked = layer.norm2(x) + place if layer.pos_enc_at_cross_attn_queries else layer.norm2(x)
+            keys = memory + memory_pos if layer.pos_enc_at_cross_attn_keys else memory
+            x = x + _cross(layer.cross_attn_image, asked, keys, memory, spans, pool)
+            x = x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
+        return x
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """positions: of a slice, T. spatial: memory tokens that are positions of remembered slices; pointers follow."""
+
+    positions: int
+    spatial: int
+
+    @property
+    def side(self) -> int:
+        return math.isqrt(self.positions)
+
+    def can_pool(self, pool: int) -> bool:
+        return pool > 1 and self.side**2 == self.positions and self.side % pool == 0
+
+    def pooled(self, x: Tensor, pool: int) -> Tensor:
+        """(B, L, M) with every `pool` x `pool` positions of a remembered slice as one."""
+        if pool == 1:
+            return x
+        rows, channels, side = len(x), x.shape[2], self.side
+        maps = x[:, : self.spatial].reshape(-1, side, side, channels).permute(0, 3, 1, 2)
+        small = F.avg_pool2d(maps, pool).permute(0, 2, 3, 1).reshape(rows, -1, channels)
+        return torch.cat([small, x[:, self.spatial :]], 1)
+
+    def turns(self, attention: Any, pool: int) -> Tensor:
+        """(T / pool^2, C / 2) complex: the rotary encoding at the middle of pooled positions."""
+        side = self.side // pool
+        line = (torch.arange(side, dtype=torch.float32) + 0.5) * pool - 0.5
+        dim, theta = attention.internal_dim, attention.compute_cis.keywords["theta"]
+        waves = 1.0 / theta ** (torch.arange(0, dim, 4)[: dim // 4].float() / dim)
+        along = torch.outer(line, waves)
+        angles = torch.cat([along.repeat(side, 1), along.repeat_interleave(side, 0)], 1)
+        return torch.polar(torch.ones_like(angles), angles)
+
+
+def _cross(attention: Any, asked: Tensor, keys: Tensor, values: Tensor, spans: _Spans, pool: int) -> Tensor:
+    """Attention of (B, T, C) to (B, L, M), out of its own projections: (B, T, C)."""
+    q, k = attention.q_proj(asked), attention.k_proj(keys)
+    spatial = spans.spatial // pool**2
+    q, k = q.float(), k.float()
+    _turn(q, spans.turns(attention, 1).to(q.device))
+    _turn(k[:, :spatial], spans.turns(attention, pool).to(k.device))
+    weight = 2 * math.log(pool)  # a mean of n tokens counts n times
+    if q.device.type == "cpu":
+        return attention.out_proj(attention.v_proj(_attended(q, k, values, spatial, weight)))
+    bias = q.new_zeros(k.shape[1])
+    bias[:spatial] = weight
+    mask = bias.expand(q.shape[1], -1) if weight else None
+    seen = F.scaled_dot_product_attention(q[:, None], k[:, None], attention.v_proj(values)[:, None], attn_mask=mask)
+    return attention.out_proj(seen[:, 0])
+
+
+def _turn(x: Tensor, turns: Tensor) -> None:
+    """Rotary encoding of (B, n T, C), in place, the same for each of n slices. turns: (T, C / 2) complex."""
+    pairs = torch.view_as_complex(x.view(len(x), -1, *turns.shape, 2))
+    pairs.mul_(turns)
+
+
+def _attended(q: Tensor, k: Tensor, values: Tensor, spatial: int, weight: float) -> Tensor:
+    """softmax(q k^T / sqrt(C) + weight of spatial tokens) values: (B, T, M); few queries at a time."""
+    q, k = q / math.sqrt(q.shape[-1]), k.transpose(1, 2)
+    parts = []
+    for start in range(0, q.shape[1], QUERIES):
+        scores = q[:, start : start + QUERIES] @ k
+        if weight:
+            scores[..., :spatial] += weight
+        parts.append(scores.softmax(-1).to(values.dtype) @ values)
+    return torch.cat(parts, 1)
