@@ -94,7 +94,9 @@ class Brute:
         return 2 * np.sqrt(np.maximum(values, 0) * (5 if len(self.axes) == 3 else 4))
 
     def solidity(self):
-        points = self.corners(self.index)
+        """Over the hull of the centres of all faces of all voxels."""
+        steps = np.array([way * step for step in np.eye(3)[self.axes] for way in (-0.5, 0.5)])
+        points = self.grid.to_world((self.index[:, None] + steps).reshape(-1, 3))
         if len(self.axes) == 2:
             points = points @ np.asarray(self.grid.direction)[:, self.axes]
         return self.size() / ConvexHull(points).volume

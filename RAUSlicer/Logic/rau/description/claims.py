@@ -114,9 +114,10 @@ class _Reader:
 
     def _claims(self, text: str, subject: Region | None) -> Iterator[Claim]:
         cues = list(_CUE.finditer(text))
-        for cue, after in zip(cues, [*cues[1:], None], strict=True):
+        starts = [*(cue.start() for cue in cues[1:]), len(text)]
+        for cue, start in zip(cues, starts, strict=False):
             end = _CLAUSE.search(text, cue.end())
-            stop = min(len(text) if end is None else end.start(), len(text) if after is None else after.start())
+            stop = min(start, len(text) if end is None else end.start())
             negated = _NEGATED.search(text[: cue.start()]) is not None
             for claim in self._one(cue, text[cue.end() : stop], subject):
                 yield Claim(claim.kind, claim.subject, claim.said, claim.holds != negated)

@@ -110,7 +110,7 @@ class Facts:
     volume_ml: volumes of known spacing. area: single slices, in the square of `unit`.
     extent: by axis of the frame, over whole voxels. axes: full lengths of the ellipsoid (ellipse) of the same moments,
     longest first. elongation, flatness: second and third of them over the first; 1 is round (IBSI). solidity: share of
-    the convex hull filled. surface: in `unit` squared; in a single slice the perimeter. compactness: 1 is a ball.
+    its convex hull that it fills. surface: in `unit` squared; in a single slice the perimeter. compactness: 1: a ball.
     centre: of gravity; LPS (x, y, z), in pictures (column, row, slice). position: the centre by axis as a share of the
     field of view, position_in_labels: of the box around all structures; 0 at the first named end of the axis.
     contained_in: the structure that has at least 0.9 of its border; surrounds: the other way round.

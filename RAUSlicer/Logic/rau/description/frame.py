@@ -59,18 +59,17 @@ class Frame:
     def axis_name(self, world: int) -> str:
         return AXES[self.kind][world]
 
-    def corners(self, lattice: np.ndarray) -> np.ndarray:
-        """(N, 3) corners in steps of voxels (corner 0 is half a voxel before voxel 0) to world points (N, 3)."""
-        points = np.array(lattice, dtype=np.float64) - 0.5
-        if self.flat is not None:
-            points[:, self.flat] = 0.0  # a slice has no thickness here
-        return self.geometry.to_world(points)
+    def reach(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest world coordinate (3,) of whole voxels (N, 3). A single slice has no thickness here."""
+        sizes = np.array([self.spacing[axis] if axis in self.measured else 0.0 for axis in range(3)])
+        half = np.abs(np.asarray(self.geometry.direction)) @ sizes / 2
+        world = self.geometry.to_world(index)
+        return world.min(0) - half, world.max(0) + half
 
     def field_of_view(self) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest world coordinate (3,) of the image's own corners."""
-        ends = np.array(np.meshgrid(*[(0, n) for n in self.geometry.shape], indexing="ij")).reshape(3, -1).T
-        world = self.corners(ends)
-        return world.min(0), world.max(0)
+        """Least and greatest world coordinate (3,) of the image."""
+        ends = np.array(np.meshgrid(*[(0, n - 1) for n in self.geometry.shape], indexing="ij")).reshape(3, -1).T
+        return self.reach(ends)
 
     def direction_words(self, vector: np.ndarray) -> tuple[str, ...]:
         """Words for a way in the world, the z axis first; () for no way. An axis is named from `NAMED_FROM` on."""

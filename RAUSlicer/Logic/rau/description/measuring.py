@@ -34,7 +34,8 @@ DENSITIES = (  # upper ends of the mean, HU
 
 @dataclass(frozen=True)
 class _Shape:
-    """What the mask alone says. box: slices into the frame's arrays; low, high: world ends (3,) over whole voxels."""
+    """What the mask alone says. box: slices into the frame's arrays; corners: `shape.tips` in the
+    mask; low, high: world ends (3,) over whole voxels."""
 
     value: int
     name: str
@@ -69,17 +70,17 @@ def _shapes(frame: Frame, labels: LabelMap) -> list[_Shape]:
 
     names = {one.value: one.name for one in labels.structures}
     found = []
-    for value, box in enumerate(ndimage.find_objects(frame.labels.astype(np.int32, copy=False)), 1):
+    for value, box in enumerate(ndimage.find_objects(frame.labels), 1):
         if box is None:
             continue
         mask = frame.labels[box] == value
         start = np.array([one.start for one in box])
         mean, covariance = shape.moments(mask)
-        corners = shape.outer_corners(mask, frame.measured)
-        world = frame.corners(corners + start)
+        corners = shape.tips(mask, frame.measured)
+        low, high = frame.reach(corners + start)
         centre = frame.geometry.to_world((mean + start)[None])[0]
         name = names.get(value, f"structure {value}")
-        found.append(_Shape(value, name, box, mask, centre, covariance, corners, world.min(0), world.max(0)))
+        found.append(_Shape(value, name, box, mask, centre, covariance, corners, low, high))
     return found
 
 

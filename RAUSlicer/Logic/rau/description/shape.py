@@ -41,25 +41,35 @@ def principal_axes(covariance: np.ndarray, spacing: Sequence[float], axes: Seque
     return tuple(2 * float(np.sqrt(factor * max(0.0, value))) for value in values[::-1])
 
 
-def outer_corners(mask: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    """(N, 3) corners of voxels, among them every corner of the convex hull; corner k lies before voxel k.
+def tips(mask: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """(N, 3) voxels, among them every corner of the convex hull of the voxels' centres.
 
-    A corner that two voxels of the mask share is the middle of a line inside it, so it is no corner of the hull: only
-    those of exactly one voxel are kept.
+    A voxel midway between two opposite neighbours of the mask is no corner of the hull; only the others are kept.
     """
-    padded = np.pad(mask.astype(np.uint8), [(1, 1) if a in axes else (0, 0) for a in range(3)])
-    for axis in axes:
-        low, high = [slice(None)] * 3, [slice(None)] * 3
-        low[axis], high[axis] = slice(None, -1), slice(1, None)
-        padded = padded[tuple(low)] + padded[tuple(high)]
-    return np.argwhere(padded == 1)
+    padded = np.pad(mask, [(1, 1) if a in axes else (0, 0) for a in range(3)])
+    kept = mask.copy()
+    for way in product((-1, 0, 1), repeat=len(axes)):
+        if way > (0,) * len(axes):
+            one, other = [slice(None)] * 3, [slice(None)] * 3
+            for axis, step in zip(axes, way, strict=True):
+                one[axis] = slice(1 + step, mask.shape[axis] + 1 + step)
+                other[axis] = slice(1 - step, mask.shape[axis] + 1 - step)
+            kept &= ~(padded[tuple(one)] & padded[tuple(other)])
+    return np.argwhere(kept)
 
 
 def solidity(count: int, corners: np.ndarray, axes: Sequence[int]) -> float:
-    """Share of its convex hull that the mask fills, 0 to 1: the same in every unit and direction."""
+    """Share of its convex hull that the mask fills, 0 to 1: the same in every unit and direction.
+
+    corners: `tips` of the mask. The hull is that of the centres of the voxels' faces, so that a ball of voxels counts
+    as full; masks of a few voxels, which exceed it, are cut to 1.
+    """
     from scipy.spatial import ConvexHull
 
-    return min(1.0, count / float(ConvexHull(corners[:, list(axes)]).volume))
+    centres = corners[:, list(axes)]
+    steps = np.concatenate([np.eye(len(axes)), -np.eye(len(axes))]) / 2
+    faces = (centres[:, None] + steps).reshape(-1, len(axes))
+    return min(1.0, count / float(ConvexHull(faces).volume))
 
 
 def surface(mask: np.ndarray, spacing: Sequence[float], axes: Sequence[int]) -> float:
