@@ -1,8 +1,8 @@
 """One-shot adaptation without training (RCMed's OTFA, papers.md B3): prototype, similarity, place, logit bias.
 
-Axes: B slices or rows, C channels, T positions a side of the encoder's top level. Nothing here knows a network: it works
-on the features of SAM2 (also plain SAM2.1 weights), of DINOv2, or of any encoder. Two forms: as released (a prototype,
-`similarity`, `adapted`, `biased`) and the first version (`attended`).
+Axes: B slices or rows, C channels, T positions a side of the encoder's top level. Nothing here knows a network:
+features may be SAM2's (also with plain SAM2.1 weights), DINOv2's, or any encoder's. Two forms: as released (a
+prototype, `similarity`, `adapted`, `biased`), and the first version (`attended`).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def attended(
 
 
 def biased(logits: torch.Tensor, place: torch.Tensor, weight: float = BIAS) -> torch.Tensor:
-    """Logits (K, 1, S', S') raised where the structure is expected: by weight * mean|logits| of the row * G (step 5)."""
+    """Logits (K, 1, S', S') raised where the structure is expected: by weight * mean|logits| * G (step 5)."""
     import torch.nn.functional as F
 
     there = F.interpolate(place.to(logits), size=logits.shape[-2:], mode="bilinear", align_corners=False)
