@@ -15,7 +15,7 @@ NAMES = {1: "liver", 2: "spleen", 3: "lesion", 4: "bladder"}
 
 
 def body() -> np.ndarray:
-    """(20, 40, 40): liver (1) on the right, spleen (2) on the left, a lesion (3) in the liver, the bladder (4) below."""
+    """(20, 40, 40): liver (1) at the right, spleen (2) at the left, a lesion (3) in the liver, bladder (4) below."""
     labels = np.zeros((20, 40, 40), np.uint16)
     labels[10:18, 10:30, 4:18] = 1
     labels[11:16, 14:26, 24:34] = 2
