@@ -314,6 +314,26 @@ def test_a_picture_has_a_left_of_its_own_and_pixels():
     assert facts.intensity.unit == "grey levels" and facts.intensity.density is None
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 5), (1, 5, 1), (5, 1, 1), (1, 1, 1), (2, 2, 2)])
+def test_the_smallest_images_are_measured_too(shape):
+    array = np.zeros(shape, np.uint16)
+    array[0, 0, 0] = 300
+    grid = Geometry(shape, (2.0, 3.0, 4.0), (5.0, 6.0, 7.0))
+    image = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    (one,) = describe(Volume(image, grid, "MR"), LabelMap(array, grid))
+    assert one.facts.voxels == 1 and one.facts.solidity == 1 and one.facts.pieces == 1
+    assert "Of 1 voxel only" in one.text and json.dumps(one.as_json(), allow_nan=False)
+
+
+def test_labels_of_a_plain_picture_alone_are_in_pixels():
+    labels = np.zeros((1, 8, 8), np.uint8)
+    labels[0, 2:5, 2:5] = 1
+    (facts,) = measure(None, with_names(labels, Geometry(labels.shape)))
+    assert (facts.unit, facts.frame, facts.area) == ("pixels", "picture", 9.0)
+    (facts,) = measure(None, with_names(labels, Geometry(labels.shape, (1.0, 0.5, 0.5))))
+    assert (facts.unit, facts.frame, facts.area) == ("mm", "picture", 2.25)
+
+
 def test_where_the_spacing_is_unknown_nothing_is_told_in_millimetres_or_of_the_patient():
     volume, labels = phantom()
     unknown = Volume(volume.array, volume.geometry, "MR", spacing_known=False)

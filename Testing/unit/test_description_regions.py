@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import rau
 from builders import phantom
-from rau.description.claims import check, places
+from rau.description.claims import check, described_by, places
 from rau.description.regions import MOST, coloured, grid_cells, region_text, regions, size_word, slice_of
 from rau.errors import InputError
 from rau.vlm.vocabulary import COLOURS
@@ -157,6 +157,22 @@ def test_what_is_not_understood_is_left_alone():
     checked = check(text, abdomen())
     assert checked.accepted and checked.claims == () and checked.text == text
     assert check("", abdomen()).text == ""
+
+
+def test_a_describer_is_checked_and_replaced_where_nothing_of_its_text_is_left():
+    shown, asked = abdomen(), []
+
+    def describer(picture, legend):
+        asked.append((picture.shape, dict(legend)))
+        return answer
+
+    answer = "The liver lies on the right. The spleen touches the liver."
+    told = described_by(describer, np.zeros((60, 60, 3), np.uint8), shown)
+    assert told.text == "The liver lies on the right." and told.contradicted == {"neighbour": 1}
+    assert asked[0] == ((60, 60, 3), {"red": "liver", "green": "spleen", "blue": "lesion", "yellow": "left kidney"})
+    answer = "The liver lies on the left."
+    told = described_by(describer, np.zeros((60, 60, 3), np.uint8), shown)
+    assert told.text == region_text(shown) and told.rejected == (answer,)
 
 
 @few

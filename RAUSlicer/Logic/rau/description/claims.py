@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from rau.description.facts import Facts
-from rau.description.regions import COUNTS, ENDS, Region, grid_cells
+from rau.description.regions import COUNTS, ENDS, Region, grid_cells, region_text
 from rau.vlm.vocabulary import NAMES
+
+Describer = Callable[[np.ndarray, Mapping[str, str]], str]  # picture and {colour: name} to a text
 
 SAME = {"top": "upper", "bottom": "lower", "middle": "centre", "central": "centre", "center": "centre"}
 SAME |= {"midline": "centre", "front": "anterior", "back": "posterior"}
@@ -83,6 +87,16 @@ def check(text: str, shown: Sequence[Region]) -> Checked:
         claims += found
         (kept if all(claim.holds for claim in found) else rejected).append(sentence)
     return Checked(" ".join(kept), tuple(rejected), tuple(claims))
+
+
+def described_by(describer: Describer, picture: np.ndarray, shown: Sequence[Region]) -> Checked:
+    """The text of a describer (a vision-language model) on a coloured picture, without what contradicts the facts.
+
+    picture: (H, W, 3) uint8, see `rau.description.regions.coloured`. Where nothing of it is left, the text is the
+    rule-based one; what was rejected is told all the same.
+    """
+    found = check(describer(picture, {one.colour: one.name for one in shown}), shown)
+    return found if found.text else replace(found, text=region_text(shown))
 
 
 class _Reader:

@@ -98,16 +98,22 @@ def has_patient_frame(image: Volume | None, geometry: Geometry) -> bool:
     """
     if image is not None and (not image.spacing_known or image.is_colour):
         return False
-    untouched = not any(geometry.origin) and np.array_equal(geometry.direction, Geometry(geometry.shape).direction)
-    return not (min(geometry.shape) == 1 and untouched)
+    return not (
+        min(geometry.shape) == 1 and replace(geometry, spacing=(1.0, 1.0, 1.0)).matches(Geometry(geometry.shape))
+    )
+
+
+def says_nothing(geometry: Geometry) -> bool:
+    """Whether a label map has the grid of a plain picture: one slice, nothing told of spacing or place."""
+    return min(geometry.shape) == 1 and geometry.matches(Geometry(geometry.shape))
 
 
 def frame_of(image: Volume | None, labels: LabelMap) -> Frame:
-    """The frame of an image and its label map (without an image: of the label map). Raises InputError."""
+    """The frame of an image and its label map (without an image: of the label map alone). Raises InputError."""
     if image is not None and not labels.geometry.matches(image.geometry):
         raise InputError("The label map lies on another grid than its image", "Resample it to the image's grid first")
     geometry = labels.geometry if image is None else image.geometry
-    known = image is None or image.spacing_known
+    known = not says_nothing(geometry) if image is None else image.spacing_known
     array = None if image is None else image.array
     numbers = labels.array
     single = min(geometry.shape) == 1
