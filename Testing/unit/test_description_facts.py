@@ -360,6 +360,17 @@ def test_without_an_image_there_is_nothing_of_intensities():
         assert facts.volume_ml and facts.surface
 
 
+@pytest.mark.parametrize(("buried", "contained"), [(9, False), (19, True), (20, True)])
+def test_contained_is_what_has_nine_tenths_of_its_border_in_common(buried, contained):
+    """A rod of 20 voxels, 82 faces: its four long sides lie in the liver over `buried` voxels, one end does too."""
+    array = np.zeros((7, 7, 30), np.uint8)
+    array[1:6, 1:6, 2 : 5 + buried] = 1
+    array[3, 3, 5:25] = 2
+    liver, spleen = measure(None, with_names(array, Geometry(array.shape, origin=(1.0, 1.0, 1.0))))
+    assert spleen.neighbours[0].share == pytest.approx((4 * buried + 1) / 82)
+    assert (spleen.contained_in == "liver") == contained and (liver.surrounds == ("spleen",)) == contained
+
+
 def test_only_some_structures_still_have_all_their_neighbours():
     volume, labels = phantom()
     assert measure(volume, labels, only=[2]) == (measure(volume, labels)[1],)
