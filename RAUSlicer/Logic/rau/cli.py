@@ -127,6 +127,33 @@ def demo(
 
 
 @app.command()
+@with_settings()
+def batch(
+    cases: Annotated[
+        Path, typer.Argument(help="Table with a row a case: reference, labels, target; name, output", metavar="CASES")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the results and their table", metavar="DIR")],
+    settings: SegmentSettings,
+    workers: Annotated[
+        int, typer.Option(help="Processes, each with the model; 0: this one, without Ray", min=0, max=64, metavar="N")
+    ] = 1,
+    bank: Annotated[
+        Path | None, typer.Option(help="Reference bank to take references from, beside or instead", metavar="DIR")
+    ] = None,
+    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = 1,
+) -> None:
+    """Segment the cases of a table (CSV or JSON). Cases that an earlier run did are not done again.
+
+    A case that fails is told, and the others go on. Exit status: 0 all done, 3 nothing found in some, else the worst.
+    """
+    from rau.commands.batch import run
+    from rau.commands.segment import FromBank
+
+    banked = None if bank is None else FromBank(bank, bank_references)
+    raise typer.Exit(run(cases, output, settings, workers, banked))
+
+
+@app.command()
 def evaluate(
     truth: Annotated[
         Path | None, typer.Option(help="Segmentation that is right", metavar="SEG", show_default=False)
