@@ -1,7 +1,7 @@
 """SAM2 led by a prototype alone, without memory: points, then two refinement passes (papers.md B9, D4).
 
-Works with plain SAM2.1 weights: nothing of it was trained on references. Axes: K rows (a structure in a slice), S pixels
-a side of the network's square, S' = S / 4 of its masks.
+Works with plain SAM2.1 weights: nothing of it was trained on references. Axes: K rows (a structure in a slice), S
+pixels a side of the network's square, S' = S / 4 of its masks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def changed(
     place: torch.Tensor | None,
     there: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Features:
-    """Features with their top level as the prototype wants it. there: (reference features, masks): the first version."""
+    """Features, their top level as the prototype wants it. there: (reference features, masks), the first version."""
     top = features.levels[-1]
     top = adapted(top, likeness, place) if there is None else attended(top, *there, place)
     return Features((*features.levels[:-1], top), features.positions)
