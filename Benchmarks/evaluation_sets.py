@@ -18,7 +18,7 @@ from typing import Any
 
 import common
 import figures
-import memory
+import peak_memory
 from scores import Kept, Score
 from sets import pairs_for, spread, wanted_sets
 
@@ -99,8 +99,8 @@ def print_memory(names: Sequence[str], arguments: Namespace) -> dict[str, dict[s
     found: dict[str, dict[str, float | None]] = {}
     for name in names:
         found[name] = {}
-        for method in memory.METHODS:
-            found[name][method], error = memory.measured(name, 0, method, options)
+        for method in peak_memory.METHODS:
+            found[name][method], error = peak_memory.measured(name, 0, method, options)
             if error:
                 common.say(f"{name}, memory of {method}: {error}")
     rows = [[name, *(None if mb is None else round(mb) for mb in one.values())] for name, one in found.items()]

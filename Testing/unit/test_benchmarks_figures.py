@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import figures
-import memory
+import peak_memory
 import numpy as np
 import pytest
 import sets
@@ -209,18 +209,18 @@ def test_pairs_are_spread_and_sets_are_chosen_by_name():
 
 
 def test_the_peak_of_memory_is_of_this_process():
-    before = memory.peak_mb()
+    before = peak_memory.peak_mb()
     block = np.ones(60_000_000, np.uint8)
-    assert memory.peak_mb() >= before and memory.peak_mb() > block.nbytes / 1e6
+    assert peak_memory.peak_mb() >= before and peak_memory.peak_mb() > block.nbytes / 1e6
 
 
 def test_memory_of_a_baseline_is_measured_in_a_fresh_process(squares, pair, monkeypatch, repository):
     monkeypatch.setenv("RAU_DATA", str(pair.target.folder.parents[1]))
     monkeypatch.setenv("PYTHONPATH", str(repository / "RAUSlicer" / "Logic"))
-    peak, error = memory.measured("squares", 0, "bspline", [])
+    peak, error = peak_memory.measured("squares", 0, "bspline", [])
     assert not error and 30 < peak < 2000
-    assert memory.measured("squares", 0, "convex_adam", []) == (None, "")
-    peak, error = memory.measured("circles", 0, "bspline", [])
+    assert peak_memory.measured("squares", 0, "convex_adam", []) == (None, "")
+    peak, error = peak_memory.measured("circles", 0, "bspline", [])
     assert peak is None and "circles" in error
 
 

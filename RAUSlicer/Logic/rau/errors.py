@@ -47,3 +47,14 @@ class Cancelled(RauError):
 
     def __init__(self, message: str = "Cancelled", hint: str = "") -> None:
         super().__init__(message, hint)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of the GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc")
+    return any(word in text for word in words)

@@ -36,6 +36,10 @@ class Economy:
     rows: int = 0
 
 
+FAST = Economy(pool=2, half=True)  # of `--speed fast`
+FAST_NEIGHBOURS = 3  # slices of the walk in memory then
+
+
 class MemoryReader(MemoryAttention):
     """`MemoryAttention` for inference; in training, and for layers of another kind, it is SAM2's own."""
 

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from rau.sam.groups import bytes_of_row, in_groups, rows_that_fit
 from rau.sam.injection import Guidance, Injection, corner_points, injected
 
 if TYPE_CHECKING:
@@ -110,10 +111,13 @@ class Past:
 
 
 class Segmenter:
-    """A SAM2 with documented tensors. Holds the model; stateless between calls (memories are values)."""
+    """A SAM2 with documented tensors. Holds the model; memories are values.
 
-    def __init__(self, model: SAM2Base) -> None:
-        self.model = model
+    rows_at_once: rows decoded together; 0: as many as free memory takes. It falls by itself where memory ran out.
+    """
+
+    def __init__(self, model: SAM2Base, rows_at_once: int = 0) -> None:
+        self.model, self.rows_at_once = model, rows_at_once
         self._heads: Any = None
         model.sam_mask_decoder.register_forward_hook(self._catch)
 
@@ -201,13 +205,37 @@ class Segmenter:
         All may be combined. With tokens or boxes SAM2 gives one mask a row; else, of several, the best by its own IoU.
         remember: also the memory of the masks. Raises ValueError for shapes that differ.
         """
+        import torch
+
         guidance = Guidance(prompts, tokens, boxes, injection)
         guidance.check(len(features), self.model.hidden_dim)
         past = Past(references, neighbours, distances, remember)
+        most = self.rows_at_once or self._rows_that_fit(past)
+
+        def some(start: int, stop: int) -> Masks:
+            if start == 0 and stop == len(features):
+                return self._together(features, past, guidance)
+            index = torch.arange(start, stop, device=self.device)
+            return self._together(features.rows(index), past.rows(index), guidance.rows(index))
+
+        done, fitted = in_groups(len(features), most, some)
+        if fitted < most:
+            self.rows_at_once = fitted
+        if len(done) == 1:
+            return done[0][1]
+        return Masks.interleave([(torch.tensor(rows, device=self.device), one) for rows, one in done])
+
+    def _rows_that_fit(self, past: Past) -> int:
+        slots = len(past.references) + min(len(past.neighbours), self.max_neighbours)
+        channels = int(self.model.hidden_dim)
+        row = bytes_of_row(self.size, channels, int(self.model.mem_dim), slots, past.remember)
+        return rows_that_fit(self.device, row)
+
+    def _together(self, features: Features, past: Past, guidance: Guidance) -> Masks:
+        """All rows at once. SAM2 pads a row without points once less than one with two, so such rows go apart."""
         boxed = guidance.boxed()
         if boxed is None or bool(boxed.all()):
             return self._decode(features, past, guidance)
-        # SAM2 pads a row without points once less than one with two, and pads take part in attention: rows apart.
         done: list[tuple[torch.Tensor, Masks]] = []
         for index, part in ((boxed.nonzero()[:, 0], guidance), ((~boxed).nonzero()[:, 0], guidance.without_boxes())):
             if len(index):

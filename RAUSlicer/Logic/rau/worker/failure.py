@@ -7,7 +7,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from rau.errors import RauError
+from rau.errors import RauError, out_of_memory
 
 UNEXPECTED = 1  # exit status of an error that is ours
 
@@ -40,17 +40,6 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("DiskFull", "The disk is full", "Free some space", 2)
     message = f"Something unexpected went wrong inside RAUSlicer ({type(error).__name__}{_place(error)})"
     return Failure("InternalError", message, "Please report it with what you did", UNEXPECTED, trace_of(error))
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the machine or of the GPU."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc")
-    return any(word in text for word in words)
 
 
 def trace_of(error: BaseException) -> str:

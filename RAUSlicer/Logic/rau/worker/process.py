@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from rau.errors import Cancelled, ModelError, RauError
+from rau.errors import Cancelled, ModelError, RauError, out_of_memory
 from rau.events import Event, SliceEvent, StageEvent, WarningEvent
 from rau.settings import SegmentSettings
 from rau.worker import protocol
 from rau.worker.arrays import open_image, open_reference, open_result
-from rau.worker.failure import failure_of, out_of_memory
+from rau.worker.failure import failure_of
 from rau.worker.protocol import ProtocolError
 
 if TYPE_CHECKING:

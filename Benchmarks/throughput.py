@@ -1,0 +1,150 @@
+"""Seconds a slice of RAUSlicer's walk through a volume beside `sam2`'s own SAM2VideoPredictor, and equality first.
+
+sam2.1_hiera_tiny at 512 pixels with the same seeded weights; the same slices; slice 0 carries the masks. Every slice is
+done by the predictor and by each of our modes in turn, so that all meet the same machine; processor time, one thread.
+exact: the same answers. fewer neighbours, pooled, half: one economy each (`rau.sam.reading.Economy`). recommended: what
+`--speed fast` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import common
+import torch
+import walks
+from walks import Mode
+
+from rau.evaluation.tables import Cell, print_table
+from rau.sam.reading import FAST, FAST_NEIGHBOURS, Economy
+
+EXACT, RECOMMENDED = "exact", "recommended"
+TOLERANCE = 1e-3
+WARM = 7  # slices until the ring is full
+MODES = (
+    Mode(EXACT),
+    Mode("fewer neighbours", neighbours=FAST_NEIGHBOURS),
+    Mode("pooled", Economy(pool=2)),
+    Mode("half", Economy(half=True)),
+    Mode(RECOMMENDED, FAST, FAST_NEIGHBOURS),
+)
+
+
+def timed(walk: Iterator[Any]) -> float:
+    """Processor seconds of the walk's next slice."""
+    start = time.process_time()
+    if next(walk, None) is None:
+        raise RuntimeError("the walk ended early")
+    return time.process_time() - start
+
+
+def seconds_a_slice(size: int, side: int, structures: int, slices: int, modes: tuple[Mode, ...]) -> dict[str, float]:
+    """Median seconds of each over `slices` slices, the ring full. "predictor": `sam2`'s own."""
+    segmenter, predictor = walks.models(size)
+    one = walks.scene(WARM + slices + 1, side, structures)
+    runs: dict[str, Iterator[Any]] = {
+        "predictor": walks.predictor_walk(predictor, walks.predictor_state(predictor, one))
+    }
+    next(runs["predictor"])  # slice 0 is given
+    runs |= {mode.name: walks.our_walk(segmenter, one, mode) for mode in modes}
+    spent: dict[str, list[float]] = {name: [] for name in runs}
+    for t in range(WARM + slices):
+        for name, walk in runs.items():
+            seconds = timed(walk)
+            if t >= WARM:
+                spent[name].append(seconds)
+    return {name: sorted(values)[len(values) // 2] for name, values in spent.items()}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument(
+        "--quick", action="store_true", help="128 pixels, one and two structures; the targets are not held"
+    )
+    made.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    made.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
+    made.add_argument("--size", type=int, default=512, help="pixels a side that the network sees (default 512)")
+    made.add_argument("--structures", default="1,4,16", help="numbers of structures (default 1,4,16)")
+    made.add_argument("--slices", type=int, default=3, help="slices that are timed (default 3)")
+    made.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw time against structures there")
+    return made
+
+
+def targets(gaps: dict[int, float], seconds: dict[int, dict[str, float]]) -> list[tuple[str, bool]]:
+    """Each target in words, and whether it is met."""
+    told = [
+        (f"{count} structures: mask logits within {gap:.1e} of the predictor's", gap <= TOLERANCE)
+        for count, gap in gaps.items()
+    ]
+    for count, limit, mode in ((1, 1.0, EXACT), (16, 0.8, EXACT), (16, 0.4, RECOMMENDED)):
+        if count in seconds:
+            ratio = seconds[count][mode] / seconds[count]["predictor"]
+            told.append(
+                (f"{count} structures, {mode}: {ratio:.2f} of the predictor's time (at most {limit})", ratio <= limit)
+            )
+    return told
+
+
+def draw(path: Path, seconds: dict[int, dict[str, float]]) -> None:
+    """Seconds a slice against the number of structures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for name in next(iter(seconds.values())):
+        axes.plot(list(seconds), [one[name] for one in seconds.values()], marker="o", label=name)
+    axes.set(xlabel="structures", ylabel="processor seconds a slice", xlim=(0, None), ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path / "throughput.png", dpi=110)
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    torch.set_num_threads(1)
+    size, counts = arguments.size, [int(part) for part in arguments.structures.split(",")]
+    slices = arguments.slices
+    if arguments.quick:
+        size, counts, slices = 128, [1, 2], 1
+    segmenter, predictor = walks.models(min(size, 256))
+    gaps = {}
+    for count in (1, 2) if arguments.quick else (1, 5, 16):
+        scene = walks.scene(11, min(size, 256), count)
+        gaps[count] = walks.difference(segmenter, predictor, scene, 9)
+        common.say(f"  {count} structures: largest difference of mask logits {gaps[count]:.1e}")
+    seconds = {}
+    for count in counts:
+        seconds[count] = seconds_a_slice(size, size, count, slices, MODES)
+        told = ", ".join(f"{name} {value:.2f}" for name, value in seconds[count].items())
+        common.say(f"  {count} structures, seconds a slice: {told}")
+    rows: list[list[Cell]] = [
+        [count, one["predictor"], *(one[mode.name] / one["predictor"] for mode in MODES)]
+        for count, one in seconds.items()
+    ]
+    columns = ["structures", "predictor, s", *(f"{mode.name}, ratio" for mode in MODES)]
+    print_table(f"Processor time a slice, {size} pixels, one thread", columns, rows)
+    if arguments.pictures:
+        draw(arguments.pictures, seconds)
+    held = [] if arguments.quick else targets(gaps, seconds)
+    for text, met in held:
+        common.say(f"{'met' if met else 'missed'}: {text}")
+    common.write_json(arguments.json, {"size": size, "differences": gaps, "seconds": seconds})
+    last = seconds[counts[-1]]
+    theirs = last["predictor"]
+    common.say(
+        f"{counts[-1]} structures: exact {last[EXACT] / theirs:.2f}, recommended {last[RECOMMENDED] / theirs:.2f} "
+        f"of the time of SAM2VideoPredictor ({theirs:.2f} s a slice)"
+    )
+    return int(arguments.check and not all(met for _, met in held))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
