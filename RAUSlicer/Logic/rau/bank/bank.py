@@ -225,6 +225,8 @@ class Bank:
         asked = entry_id.strip().lower()
         if not re.fullmatch(r"[0-9a-f]{4,32}", asked):
             raise InputError("An id of the bank is 4 to 32 of the characters 0-9 and a-f", "See `rau bank list`")
+        if len(asked) == 32 and os.path.lexists(self.root / asked):
+            return asked
         found = [name for name in self._folders() if name.startswith(asked)]
         if len(found) != 1:
             many = f"{len(found)} entries begin with {asked}" if found else f"The bank has no entry {asked}"

@@ -58,8 +58,13 @@ def slice_descriptors(bank: Bank, entry: Entry, engine: Engine, axis: int) -> np
 def add_descriptors(bank: Bank, entry: Entry, engine: Engine, axis: int, reference: Reference) -> np.ndarray:
     """As `slice_descriptors`, where the reference is at hand (just added)."""
     vectors = volume_descriptors(engine, reference.image, axis)
-    _write(_path(bank, entry.id, engine, axis), vectors, [entry.id])
+    keep(bank, entry.id, engine, axis, vectors)
     return vectors
+
+
+def keep(bank: Bank, entry_id: str, engine: Engine, axis: int, vectors: np.ndarray) -> None:
+    """Keep (N, D) descriptors of an entry's slices in its folder."""
+    _write(_path(bank, entry_id, engine, axis), vectors, [entry_id])
 
 
 def means(
@@ -68,22 +73,23 @@ def means(
     """Those of `entries` that could be described, and (M, D) their means over slices, of unit length."""
     cache = bank.root / CACHE / f"{encoder_key(engine)[:_DIGITS]}-{axis}.safetensors"
     kept = _read(cache)
-    known = {} if kept is None else dict(zip(kept[1], kept[0], strict=True))
-    found, new = {}, 0
+    vectors, ids = kept if kept is not None else (np.zeros((0, 1), np.float32), [])
+    place = {entry_id: number for number, entry_id in enumerate(ids)}
+    new: dict[str, np.ndarray] = {}
     for entry in entries:
-        if entry.id in known:
-            found[entry.id] = known[entry.id]
-            continue
-        try:
-            found[entry.id] = mean_of(slice_descriptors(bank, entry, engine, axis))
-            new += 1
-        except InputError as problem:
-            tell(f"{problem.message}: passed over")
+        if entry.id not in place:
+            try:
+                new[entry.id] = mean_of(slice_descriptors(bank, entry, engine, axis))
+            except InputError as problem:
+                tell(f"{problem.message}: passed over")
     if new:
-        merged = {**{key: value for key, value in known.items() if (bank.root / key).is_dir()}, **found}
-        _write(cache, np.stack(list(merged.values())), list(merged))
-    usable = [entry for entry in entries if entry.id in found]
-    return usable, np.stack([found[entry.id] for entry in usable]) if usable else np.zeros((0, 1), np.float32)
+        here = [number for number, entry_id in enumerate(ids) if (bank.root / entry_id).is_dir()]
+        vectors = np.stack([*vectors[here], *new.values()])
+        ids = [*(ids[number] for number in here), *new]
+        place = {entry_id: number for number, entry_id in enumerate(ids)}
+        _write(cache, vectors, ids)
+    usable = [entry for entry in entries if entry.id in place]
+    return usable, vectors[[place[entry.id] for entry in usable]]
 
 
 def mean_of(vectors: np.ndarray) -> np.ndarray:

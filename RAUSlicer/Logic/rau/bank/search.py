@@ -183,16 +183,17 @@ def _thin_axis(geometry: Geometry) -> int:
 
 def wanted_in(entry: Entry, settings: SegmentSettings) -> tuple[tuple[str, ...], float]:
     """The wanted structures that an entry shows, and their share of all wanted; all of its own when none is named."""
-    by_name = {name.strip().lower(): name for name in entry.names}
+    names = entry.names
+    if not settings.structures and not settings.prompt:
+        return names, 1.0
+    by_name = {name.strip().lower(): name for name in names}
     if settings.structures:
         wanted = {name.strip().lower() for name in settings.structures}
         shown = tuple(by_name[name] for name in by_name if name in wanted)
         return shown, len(shown) / max(1, len(wanted))
-    if settings.prompt:
-        text = settings.prompt.lower()
-        shown = tuple(by_name[n] for n in by_name if n and re.search(rf"(?<!\w){re.escape(n)}(?!\w)", text))
-        return shown, float(bool(shown))
-    return entry.names, 1.0
+    text = settings.prompt.lower()
+    shown = tuple(by_name[n] for n in by_name if n and re.search(rf"(?<!\w){re.escape(n)}(?!\w)", text))
+    return shown, float(bool(shown))
 
 
 def _by_looks(
@@ -212,7 +213,8 @@ def _by_looks(
     described = volume_descriptors(engine, target, axis)
     coarse = vectors @ mean_of(described)
     candidates = [theirs[entry.id] for entry in usable]
-    order = sorted(range(len(usable)), key=lambda k: (bool(candidates[k].doubts), -coarse[k] * candidates[k].share))
+    weighed = coarse * np.array([one.share for one in candidates])
+    order = np.lexsort((-weighed, [bool(one.doubts) for one in candidates])).tolist()
     found = []
     for k in order[:most]:
         try:
