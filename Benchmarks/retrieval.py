@@ -219,20 +219,23 @@ def mismatch_part(run: Setting) -> dict[str, float | None]:
     return {name: mean(values) for name, values in found.items()}
 
 
-def tell(figures: dict[str, Any]) -> None:
-    """The tables."""
-    rows = [[name, len(one["targets"]), *(one[way] for way in WAYS)] for name, one in figures["dice"].items()]
-    if len(rows) > 1:
-        rows.append(["mean of sets", sum(row[1] for row in rows), *(mean(r[k] for r in rows) for k in range(2, 7))])
-    print_table("Mean Dice by reference", ["set", "targets", *WAYS], [[row[0], str(row[1]), *row[2:]] for row in rows])
-    recall = [[name, *one.values()] for name, one in figures["recall"].items()]
-    print_table("Slices whose partner shows the structure too", ["set", "aligned", "position", "random"], recall)
-    rates = figures["mismatch"]
+def tell_looks(recall: dict[str, dict[str, float | None]], rates: dict[str, float | None]) -> None:
+    """What descriptors alone gave."""
+    rows = [[name, *one.values()] for name, one in recall.items()]
+    print_table("Slices whose partner shows the structure too", ["set", "aligned", "position", "random"], rows)
     common.say(f"first by looks alone is of the same set: {common.number(rates['same_set'])}")
     common.say(
         f"other modality doubted: {common.number(rates['told'])} when it is told, {common.number(rates['untold'])} by "
         f"looks and colour alone; the right set doubted: {common.number(rates['false'])}"
     )
+
+
+def tell_dice(dice: dict[str, dict[str, Any]]) -> None:
+    """By set, and the mean of sets."""
+    rows = [[name, len(one["targets"]), *(one[way] for way in WAYS)] for name, one in dice.items()]
+    if len(rows) > 1:
+        rows.append(["mean of sets", sum(row[1] for row in rows), *(mean(r[k] for r in rows) for k in range(2, 7))])
+    print_table("Mean Dice by reference", ["set", "targets", *WAYS], [[row[0], str(row[1]), *row[2:]] for row in rows])
 
 
 def measured(arguments: Namespace, folder: Path) -> dict[str, Any]:
@@ -244,6 +247,7 @@ def measured(arguments: Namespace, folder: Path) -> dict[str, Any]:
     common.say(f"a bank of {len(members)} cases of {len(names)} sets")
     run = Setting(bank, members, engine, settings)
     recall, mismatch = recall_part(run), mismatch_part(run)
+    tell_looks(recall, mismatch)
     chosen = names if not arguments.dice_sets else arguments.dice_sets.split(",")
     dice = dice_part(chosen, run, 1 if arguments.quick else arguments.limit)
     return {"dice": dice, "recall": recall, "mismatch": mismatch, "versions": engine.versions()}
@@ -262,7 +266,7 @@ def main() -> int:
         common.write_json(arguments.json, figures)
     except RauError as problem:
         return common.stop(problem)
-    tell(figures)
+    tell_dice(figures["dice"])
     means = {way: mean(one[way] for one in figures["dice"].values()) for way in WAYS}
     common.say("mean Dice of sets: " + ", ".join(f"{way} {common.number(value)}" for way, value in means.items()))
     first, chance, worst = (means[way] or 0.0 for way in ("retrieved 1", "random", "worst"))

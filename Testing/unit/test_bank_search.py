@@ -87,9 +87,10 @@ def test_another_modality_is_behind_every_match_and_told_or_refused(bank, engine
     assert "\n" not in str(caught.value)
     right = bank.add(case(2))
     assert [one.entry.id for one in rank(bank, target(), engine)] == [right.id, wrong.id]
-    found = pick(bank, target(), engine, count=2, on_mismatch="refuse")
-    assert [one.entry.id for one in found.chosen] == [right.id]
-    assert [one.entry.id for one in found.refused] == [wrong.id]
+    for way in ("refuse", "warn"):
+        found = pick(bank, target(), engine, count=2, on_mismatch=way)
+        assert [one.entry.id for one in found.chosen] == [right.id]
+        assert [one.entry.id for one in found.refused] == [wrong.id]
 
 
 def test_an_unknown_modality_is_no_doubt(bank, engine):

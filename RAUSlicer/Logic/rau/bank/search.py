@@ -106,10 +106,10 @@ def pick(
     """The references of the bank to segment `target` with: the best `count`, or those of `ids`.
 
     settings: structures and prompt say what is wanted. on_mismatch: an entry of another modality, body part or colour,
-    or one that looks little like the target, is not taken ("refuse"), or only when nothing better is there, and told
-    ("warn"). Entries that are named are taken whatever speaks against them, and told. leave_out: ids never taken.
-    Raises InputError: nothing fits (with the reason of the best that did not), an id that is none, a damaged entry
-    that was named.
+    or one that looks little like the target, is not taken ("refuse"), or only where no other is there or shows a wanted
+    structure, and told ("warn"). Entries that are named are taken whatever speaks against them, and told. leave_out:
+    ids never taken. Raises InputError: nothing fits (with the reason of the best that did not), an id that is none, a
+    damaged entry that was named.
     """
     settings = settings or SegmentSettings()
     if ids:
@@ -119,8 +119,9 @@ def pick(
     most = max(SHORTLIST, 2 * count)
     ranked = rank(bank, target, engine, settings, body_part=body_part, leave_out=leave_out, most=most, tell=tell)
     usable = [one for one in ranked if not one.out and (on_mismatch == "warn" or not one.doubts)]
-    refused = [one for one in ranked if one not in usable]
     chosen, references = _readable(bank, usable, count, settings, tell)
+    taken = {one.entry.id for one in chosen}
+    refused = [one for one in ranked if one.doubts and one.entry.id not in taken]
     if not chosen:
         why = f": {refused[0].entry.label} ({refused[0].reason})" if refused else ""
         raise InputError(f"No reference of the bank fits the target{why}", HINT)
@@ -247,14 +248,20 @@ def _named(
 def _readable(
     bank: Bank, usable: Sequence[Candidate], count: int, settings: SegmentSettings, tell: Tell
 ) -> tuple[list[Candidate], list[Reference]]:
-    """The first `count` that can be read; while none of them shows a wanted structure, one that does goes before."""
+    """The first `count` that can be read; while none of them shows a wanted structure, one that does goes before.
+
+    Doubtful ones are taken for such a structure, or where there are no others.
+    """
     wanted = {name.strip().lower() for name in settings.structures}
     left = list(usable)
     chosen: list[Candidate] = []
     references: list[Reference] = []
     while left and len(chosen) < count:
         missing = wanted - {name.strip().lower() for one in chosen for name in one.shows}
-        best = next((one for one in left if missing & {name.strip().lower() for name in one.shows}), left[0])
+        adds = next((one for one in left if missing & {name.strip().lower() for name in one.shows}), None)
+        best = adds or left[0]
+        if best.doubts and adds is None and any(not one.doubts for one in chosen):
+            break
         left.remove(best)
         try:
             references.append(bank.reference(best.entry.id))
