@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from rau.batch import Entry, nameless, worst
+from rau.batch import Entry, nameless, on_ray, worst
 from rau.cli import main
 from rau.commands.batch import read_cases
 from rau.commands.segment import Files
 from rau.demo import write_image
 from rau.errors import InputError
 from rau.export.writing import write_labels
+from rau.settings import SegmentSettings
 from rau.volume.labels import read_labels
 from rau.volume.volume import LabelMap
 
 pytest.importorskip("sam2")
 
+# looked for, not imported: Ray has to be imported by the batch itself
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 PATIENT = "Doe^Jane"
 FAST = ["--device", "cpu", "--threads", "1", "--planes", "acquisition", "--registration", "off", "--adaptation", "off"]
 
@@ -64,9 +71,9 @@ def keep(files, *names):
     (files / "cases.csv").write_text("\n".join(kept) + "\n")
 
 
+@needs_ray
 @pytest.mark.slow
 def test_on_ray_every_case_is_as_rau_segment_makes_it_and_a_failed_one_stops_no_other(files, random_model, capsys):
-    pytest.importorskip("ray")
     out = files.parent / "out"
     assert batch(files, random_model, "--workers", "2") == 2
     told = capsys.readouterr()
@@ -100,16 +107,31 @@ def test_on_ray_every_case_is_as_rau_segment_makes_it_and_a_failed_one_stops_no_
     assert "Means over 2 cases" in capsys.readouterr().out
 
 
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_process_that_is_killed_takes_its_case_with_it_and_no_other(files, random_model, monkeypatch, capsys):
-    pytest.importorskip("ray")
+def test_a_process_that_is_killed_takes_its_case_and_no_other_and_nobody_else_can_call_ray(
+    files, random_model, monkeypatch
+):
     monkeypatch.setattr("rau.batch.CaseRunner", Killing)
-    assert batch(files, random_model, "--workers", "1") == 1
-    rows = results(files)
-    assert rows["first"]["status"] == "failed" and "ended unexpectedly" in rows["first"]["message"]
-    assert rows["second"]["status"] == "nothing found"
-    assert "fewer --workers" in capsys.readouterr().err
+    before, told, addresses = dict(os.environ), [], set()
+
+    def done(entry):
+        told.append(entry)
+        for one in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                addresses.update(c.laddr.ip for c in one.net_connections() if c.status == psutil.CONN_LISTEN)
+
+    cases = read_cases(files / "cases.csv", files)
+    on_ray(cases, SegmentSettings(model=str(random_model), device="cpu"), {}, done, 1)
+    assert [(entry.name, entry.status, entry.exit_code) for entry in told] == [
+        ("first", "failed", 1),
+        ("broken", "nothing found", 3),
+        ("second", "nothing found", 3),
+    ]
+    assert "ended unexpectedly" in told[0].message and "fewer --workers" in told[0].message
+    assert addresses and addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert dict(os.environ) == before
 
 
 class Killing:
@@ -185,6 +207,13 @@ def test_without_ray_it_says_what_to_install(files, random_model, monkeypatch, c
     assert batch(files, random_model) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "rauslicer[batch]" in line and "--workers 0" in line
+
+
+@needs_ray
+def test_a_ray_that_others_could_reach_is_not_used(tmp_path, environment):
+    code = "import ray, rau.batch\nwith rau.batch.local_ray(1): pass"
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "InputError: Ray is in use in this process already" in ran.stderr.splitlines()[-1]
 
 
 def test_a_missing_model_is_told_before_any_case(files, capsys):

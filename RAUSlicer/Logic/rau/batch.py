@@ -6,21 +6,18 @@ and result are what an earlier run left is not done again.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import shutil
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rau.commands.segment import DICOM_OUTPUT, Files, dicom_sources, from_bank, read_references, write
-from rau.errors import Cancelled, InputError
+from rau.errors import Cancelled
 from rau.events import ignore
+from rau.local_ray import local_ray
 from rau.settings import SegmentSettings
 
 if TYPE_CHECKING:
@@ -34,8 +31,6 @@ DONE: Status = "done"
 NOT_FOUND: Status = "nothing found"
 FAILED: Status = "failed"
 SEVERITY = (1, 4, 2, 3, 0)  # exit statuses, the worst first
-SHORT_FOLDER = 40  # letters; Ray's sockets lie below its folder, and their paths are limited
-STORE = 80 << 20  # bytes of Ray's object store: paths and figures travel, no images
 
 
 @dataclass(frozen=True)
@@ -240,44 +235,3 @@ def on_ray(
                 entry, worker = Entry(case.name, FAILED, 1, message=line), kind.remote(settings, stamp, threads)
             free.append(worker)
             done(entry)
-
-
-@contextlib.contextmanager
-def local_ray(workers: int) -> Iterator[Any]:
-    """Ray on this computer alone: loopback, no dashboard, no statistics, its files in a private folder that goes.
-
-    Raises InputError when Ray is not installed or does not start.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise InputError(
-            "Several processes need the package ray", 'Install it: pip install "rauslicer[batch]", or say --workers 0'
-        ) from None
-    base = tempfile.gettempdir()
-    if len(base) > SHORT_FOLDER and os.path.isdir("/tmp"):
-        base = "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="rau-ray-", dir=base))
-    engine = str(Path(__file__).resolve().parent.parent)
-    paths = [engine, *filter(None, [os.environ.get("PYTHONPATH")])]
-    changed = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(paths)}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        ray.init(
-            num_cpus=workers,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=STORE,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
-        yield ray
-    except (ConnectionError, TimeoutError) as error:
-        raise InputError("Ray does not start on this computer", "Say --workers 0") from error
-    finally:
-        ray.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        shutil.rmtree(folder, ignore_errors=True)
