@@ -1,5 +1,7 @@
 """Errors with a type, one line for the user and an exit status (the contract of the command line)."""
 
+import errno
+
 
 class RauError(Exception):
     """Something the user can act on: `message` says what is wrong, `hint` what to do. Both are one line.

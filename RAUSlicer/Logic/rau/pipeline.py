@@ -16,6 +16,7 @@ from rau.volume.volume import LabelMap, Volume
 if TYPE_CHECKING:
     from rau.adaptation.guide import Guide
     from rau.assembly.labels import PlaneVotes
+    from rau.corrections import Corrections
     from rau.models.engine import Engine
     from rau.preparation import Case
     from rau.sam.propagation import Advice
@@ -28,13 +29,15 @@ def segment(
     settings: SegmentSettings | None = None,
     *,
     engine: Engine | None = None,
+    corrections: Corrections | None = None,
     on_event: OnEvent = ignore,
     should_stop: ShouldStop = never,
 ) -> SegmentResult:
     """Segment `target` from `references`; the label map comes back on the target's own grid.
 
-    engine: loaded models (`rau.models.engine.load_engine(settings)`); None loads them now. should_stop is asked between
-    slices. Raises InputError, ModelError, Cancelled; a run that finds nothing returns a result with `found` False.
+    engine: loaded models (`rau.models.engine.load_engine(settings)`); None loads them now. corrections: slices of the
+    target that were put right; they stay as they are, and the others follow them. should_stop is asked between slices.
+    Raises InputError, ModelError, Cancelled; a run that finds nothing returns a result with `found` False.
     """
     from rau.assembly.labels import PlaneVotes, preview
     from rau.models.engine import load_engine
@@ -51,7 +54,7 @@ def segment(
 
     tell(StageEvent("read"))
     engine = engine or load_engine(settings)
-    case = prepare(references, target, settings, engine, tell)
+    case = prepare(references, target, settings, engine, tell, corrections)
     recipe = Recipe(settings.references_per_slice, settings.neighbours)
     votes: list[PlaneVotes] = []
     slices: list[SliceResult] = []
@@ -148,5 +151,8 @@ def join(
     from rau.assembly.summary import summarise
 
     labels = assemble(votes, settings.presence_threshold, case.prior, leave_out, guide, cues)
-    grid = LabelMap(case.orientation.back(drop_islands(labels, case.single)), target.geometry, case.structures)
+    labels = drop_islands(labels, case.single)
+    if case.corrected is not None:
+        labels = case.corrected.laid_on(labels)
+    grid = LabelMap(case.orientation.back(labels), target.geometry, case.structures)
     return grid, summarise(grid, votes, target.spacing_known)

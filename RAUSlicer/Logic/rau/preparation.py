@@ -21,6 +21,7 @@ from rau.volume.volume import Geometry, LabelMap, Structure, Volume
 from rau.volume.window import to_uint8
 
 if TYPE_CHECKING:
+    from rau.corrections import Corrected, Corrections
     from rau.models.engine import Engine
     from rau.references.encoded import EncodedReference
     from rau.references.registration import Registered
@@ -33,11 +34,13 @@ MOST_VOTES = 500_000_000  # bytes of probability volumes, for planes="auto" and 
 @dataclass(frozen=True)
 class CasePlane:
     """The target's slices across one axis. matches: what goes into memory. retrieved: the slices of the references as
-    they are that look most alike, for the record (the same as `matches` without registration)."""
+    they are that look most alike, for the record (the same as `matches` without registration). corrected: the target's
+    own corrected slices, which are among `matches`."""
 
     images: Planes
     matches: tuple[Match, ...]
     retrieved: tuple[Match, ...]
+    corrected: Match | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Case:
     single: tuple[int, ...]
     references: tuple[Ready, ...]
     described: bool
+    corrected: Corrected | None = None
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -101,7 +105,11 @@ class Case:
         references = [(one.image, one.labels) for one in self.references]
         shares = likeness(self.target, self.orientation.forth(labels.array), references, found)
         odd = unlike(shares, {one.structure.value: one.score for one in results})
-        return [one for one in self.structures if one.value in odd]
+        return [one for one in self.structures if one.value in odd and not self.put_right(one.value)]
+
+    def put_right(self, value: int) -> bool:
+        """Whether the user has drawn the structure in a corrected slice."""
+        return self.corrected is not None and self.corrected.shows(value)
 
     def slice_result(self, plane: CasePlane, one: SliceMasks, milliseconds: float) -> SliceResult:
         axis, index = self.place(plane.images.axis, one.index)
@@ -112,6 +120,7 @@ class Case:
         parts += ["registration"] if one.values and any(r.registered for r in self.references) else []
         parts += ["adaptation"] if one.prompted else []
         parts += ["neighbours"] if one.neighbours else []
+        parts += ["corrections"] if plane.corrected is not None and one.values else []
         parts += one.hinted
         similarity = float(best.similarity[one.index])
         return SliceResult(index, axis, best.number, back, similarity, tuple(parts), milliseconds)
@@ -248,11 +257,30 @@ def ready(references: Sequence[Reference], arrays: Sequence[np.ndarray], setting
     return found
 
 
+def with_corrections(
+    plane: CasePlane, corrected: Corrected | None, engine: Engine, values: tuple[int, ...]
+) -> CasePlane:
+    """The plane with the target's own corrected slices among what goes into memory."""
+    if corrected is None or plane.images.axis != corrected.axis:
+        return plane
+    match = corrected.match(plane, describe(engine, plane.images), values)
+    return replace(plane, matches=(match, *plane.matches), corrected=match)
+
+
 def prepare(
-    references: Sequence[Reference], target: Volume, settings: SegmentSettings, engine: Engine, tell: OnEvent
+    references: Sequence[Reference],
+    target: Volume,
+    settings: SegmentSettings,
+    engine: Engine,
+    tell: OnEvent,
+    corrections: Corrections | None = None,
 ) -> Case:
-    """Everything the segmenter needs. Raises InputError (see `check`, `rau.references.selection.choose`)."""
+    """Everything the segmenter needs.
+
+    Raises InputError (see `check`, `rau.references.selection.choose`, `rau.corrections.canonical_corrections`).
+    """
     from rau.assembly.labels import single_pieces
+    from rau.corrections import canonical_corrections
 
     check(references, target, tell)
     structures, arrays = unify(references)
@@ -266,6 +294,9 @@ def prepare(
         raise InputError("The reference shows none of the structures asked for", "Pick other structures")
     tell(StageEvent("retrieve"))
     axes = axes_for(settings, [geometry, *(one.geometry for one in theirs)], len(values))
+    corrected = None
+    if corrections is not None:
+        corrected = canonical_corrections(corrections, target.geometry.shape, orientation, structures, axes[0])
     cuts = [Planes(pixels, axis, geometry.spacing) for axis in axes]
     retrieved = [retrieve(engine, images, theirs, values) for images in cuts]
     if settings.registration == "auto":
@@ -275,10 +306,10 @@ def prepare(
         CasePlane(images, tuple(_laid_volumes(engine, images, theirs, values) or matches), tuple(matches))
         for images, matches in zip(cuts, retrieved, strict=True)
     ]
+    planes = [with_corrections(plane, corrected, engine, values) for plane in planes]
     if engine.encoder is not None:
         best = float(np.max([m.similarity for m in retrieved[0]], axis=0).mean())
         if best < settings.retrieval_warning:
             tell(WarningEvent(f"The references look little like the target (similarity {best:.2f}): check the result"))
-    return Case(
-        structures, pixels, orientation, tuple(planes), tuple(sorted(single)), tuple(theirs), engine.encoder is not None
-    )
+    one_piece, described = tuple(sorted(single)), engine.encoder is not None
+    return Case(structures, pixels, orientation, tuple(planes), one_piece, tuple(theirs), described, corrected)

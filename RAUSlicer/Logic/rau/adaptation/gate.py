@@ -20,6 +20,7 @@ COEFFICIENTS = {
 }
 
 IN_VOLUMES = (0.75, 0.10, 0.15)  # the shares where the network sees three planes and laid references
+CORRECTED = (0.55, 0.35, 0.10)  # in volumes in which the user has drawn the structure in some slices
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,21 @@ class Weights:
 
 
 def weights_of(
-    evidence: Evidence, expert: bool = True, prior: bool = True, network: bool = True, volume: bool = False
+    evidence: Evidence,
+    expert: bool = True,
+    prior: bool = True,
+    network: bool = True,
+    volume: bool = False,
+    corrected: bool = False,
 ) -> Weights:
-    """Shares for a structure; sources that are not there get none. volume: of a target with more than one slice."""
+    """Shares for a structure; sources that are not there get none.
+
+    volume: of a target with more than one slice. corrected: the user has drawn the structure in some of them.
+    """
     here = np.array([network, expert, prior])
     scores = np.array([np.dot(COEFFICIENTS[name], evidence.numbers()) for name in SOURCES])
     if volume:
-        scores = np.log(IN_VOLUMES)
+        scores = np.log(CORRECTED if corrected else IN_VOLUMES)
     shares = np.where(here, np.exp(scores - scores[here].max()), 0.0)
     shares = shares / shares.sum()
     return Weights(float(shares[0]), float(shares[1]), float(shares[2]))

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 SMALL, USUAL, LARGE = 96, 256, 384  # pixels a side of the expert's square
 SHEETS = 10  # annotated slices of a reference that are looked at, at most
 CHECKS = 2  # views on which an expert is tried
+OWN_TIMES = 3  # how often the expert of the target's own corrected slices counts among those of the references
 GRID = 48  # cells a side of the network's masks, for `fineness`
+
+
+def never(value: int) -> bool:
+    """No structure."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,14 @@ class Guide:
     """expected: value -> (S, R, C) uint8, the experts' probability times 255. evidence: what is known of each value.
 
     laid: value -> (S, R, C) in 0 to 1 where registration expects it, or None; has_prior: whether it does.
+    put_right: whether the user has drawn it in slices of the target.
     """
 
     expected: dict[int, np.ndarray]
     evidence: dict[int, Evidence]
     laid: Callable[[int], np.ndarray | None]
     has_prior: Callable[[int], bool]
+    put_right: Callable[[int], bool] = never
     _candidates: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def weights(self, value: int, iou: float) -> Weights | None:
@@ -47,7 +55,7 @@ class Guide:
         known = self.evidence[value]
         known = Evidence(known.trust, known.correlation, known.fineness, iou)
         volume = self.expected[value].shape[0] > 1
-        return weights_of(known, prior=self.has_prior(value), volume=volume)
+        return weights_of(known, prior=self.has_prior(value), volume=volume, corrected=self.put_right(value))
 
     def candidate(self, value: int) -> np.ndarray | None:
         """(S, R, C) uint8: expert and registration together, the network's mask prompt; None without an expert."""
@@ -223,16 +231,18 @@ def build_guide(case: Case, seed: int, go_on: Callable[[], None]) -> Guide:
     go_on is called between slices, and raises to cancel. The experts' probabilities are averaged.
     """
     plane = case.planes[0]
-    known = [m for m in plane.retrieved if any(len(m.reference.where[v]) for v in m.reference.values)]
+    own = [] if plane.corrected is None else [plane.corrected]
+    known = [m for m in [*plane.retrieved, *own] if any(len(m.reference.where[v]) for v in m.reference.values)]
     totals: dict[int, np.ndarray] = {}
     seen: dict[int, list[Evidence]] = {}
     for match in known:
         for value, volume, evidence in expected_by(case, plane, match, seed, go_on):
-            totals[value] = totals.get(value, 0) + volume.astype(np.uint16)
-            seen.setdefault(value, []).append(evidence)
+            times = OWN_TIMES if match is plane.corrected else 1
+            totals[value] = totals.get(value, 0) + times * volume.astype(np.uint16)
+            seen.setdefault(value, []).extend([evidence] * times)
     expected = {v: np.round(total / len(seen[v])).astype(np.uint8) for v, total in totals.items()}
     known_of = {v: Evidence(*np.mean([one.numbers()[1:] for one in several], 0)) for v, several in seen.items()}
-    return Guide(expected, known_of, case.prior, case.has_prior)
+    return Guide(expected, known_of, case.prior, case.has_prior, case.put_right)
 
 
 def expected_by(
@@ -240,10 +250,11 @@ def expected_by(
 ) -> list[tuple[int, np.ndarray, Evidence]]:
     """(value, (S, R, C) uint8 probability, evidence) of every structure that this reference shows."""
     values = [v for v in match.reference.values if len(match.reference.where[v])]
-    registered = case.references[match.number].registered
+    own = match is plane.corrected
+    registered = None if own else case.references[match.number].registered
     square = square_for(plane, match)
     sheets = sheets_of(match, values, square)
-    correlation = registered.after if registered is not None else 0.0
+    correlation = 1.0 if own else registered.after if registered is not None else 0.0
     doubt = doubt_of(correlation)
     expert = train_expert(sheets, len(values), Training(doubt=doubt, seed=seed))
     go_on()

@@ -6,7 +6,7 @@ Memory of a slice: its retrieved reference slices (conditioning) and the last sl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Union
 
@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Match:
-    """For each target slice: the slice of one reference that fits it, and how well. index, similarity: (T,)."""
+    """For each target slice: the slice of one reference that fits it, and how well. index, similarity: (T,).
+
+    number: which reference; -1: the target's own corrected slices. reach: slices within which a structure is looked
+    for, by its value, where it is not the recipe's.
+    """
 
     reference: EncodedReference
     number: int
     index: np.ndarray
     similarity: np.ndarray
+    reach: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def chosen_memories(
     for match in matches:
         where = match.reference.where[value]
         extent = int(where[-1] - where[0]) + 1 if len(where) else 0
-        reach = max(2, round(recipe.reach * extent))
+        reach = max(2, round(recipe.reach * extent)) if match.reach is None else match.reach[value]
         middle = int(match.index[t])
         for index in nearby(middle, where, recipe.references, reach):
             found.append((match.similarity[t] - 0.03 * abs(index - middle), match.reference, index))
@@ -193,7 +198,7 @@ def segment_slice(
     """
     import torch
 
-    best = max(matches, key=lambda match: match.similarity[t])
+    best = max((match for match in matches if match.number >= 0), key=lambda match: match.similarity[t])
     found = (best.number, int(best.index[t]), float(best.similarity[t]))
     values = best.reference.values
     chosen = {v: chosen_memories(segmenter, matches, t, v, recipe) for v in values}

@@ -1,0 +1,122 @@
+"""Slices that the user has put right: they stay, they are remembered, and what does not fit is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from builders import signed_permutation  # noqa: E402
+
+from rau.corrections import Corrections, canonical_corrections  # noqa: E402
+from rau.errors import InputError  # noqa: E402
+from rau.models.engine import load_engine  # noqa: E402
+from rau.pipeline import segment  # noqa: E402
+from rau.references.reference import Reference  # noqa: E402
+from rau.settings import SegmentSettings  # noqa: E402
+from rau.volume.orientation import canonical  # noqa: E402
+from rau.volume.volume import Geometry, LabelMap, Structure, Volume  # noqa: E402
+
+BALL, BOX = Structure(2, "ball"), Structure(5, "box")
+SETTINGS = SegmentSettings(device="cpu", planes="acquisition", registration="off")
+
+
+def case(seed: int = 0, shape=(9, 20, 16)) -> Reference:
+    grid = Geometry(shape, (4.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    labels = np.zeros(shape, np.uint16)
+    labels[2:7, 4:10, 3:9] = 2
+    labels[3:8, 11:16, 8:14] = 5
+    image = np.random.default_rng(seed).normal(100, 4, shape) + 30 * labels
+    return Reference(Volume(image, grid, "MR"), LabelMap(labels, grid, (BALL, BOX)))
+
+
+@pytest.fixture(scope="module")
+def engine(random_model):
+    return load_engine(SETTINGS.model_copy(update={"model": str(random_model)}))
+
+
+def drawn(target: Reference, *slices: int) -> Corrections:
+    """The user drew a cross of "box" in these slices, and nothing else."""
+    array = np.zeros(target.labels.geometry.shape, np.uint16)
+    for index in slices:
+        array[index, 7:9, :] = 5
+        array[index, :, 7:9] = 5
+    return Corrections(LabelMap(array, target.labels.geometry, (BALL, BOX)), 0, slices)
+
+
+def test_corrected_slices_come_back_as_the_user_left_them_and_the_others_are_segmented_with_them(engine):
+    reference, target = case(), case(3)
+    given_ = drawn(target, 4, 6)
+    plain = segment([reference], target.image, SETTINGS, engine=engine)
+    result = segment([reference], target.image, SETTINGS, engine=engine, corrections=given_)
+    for index in (4, 6):
+        assert np.array_equal(result.labels.array[index], given_.labels.array[index])
+    assert not np.array_equal(plain.labels.array[5], result.labels.array[5]), "the slice between them took no notice"
+    assert any("corrections" in one.parts for one in result.slices)
+    assert not any("corrections" in one.parts for one in plain.slices)
+    assert next(one for one in result.structures if one.structure.name == "box").present
+
+
+def test_corrections_change_neither_target_nor_reference_and_the_same_call_gives_the_same_voxels(engine):
+    reference, target = case(), case(3)
+    given_ = drawn(target, 5)
+    kept = [one.copy() for one in (target.image.array, reference.labels.array, given_.labels.array)]
+    first, second = (
+        segment([reference], target.image, SETTINGS, engine=engine, corrections=given_).labels.array for _ in range(2)
+    )
+    assert np.array_equal(first, second)
+    assert all(map(np.array_equal, kept, (target.image.array, reference.labels.array, given_.labels.array)))
+
+
+@given(
+    st.permutations([0, 1, 2]),
+    st.tuples(*[st.sampled_from([1, -1])] * 3),
+    st.sets(st.integers(0, 4), min_size=1),
+    st.integers(0, 2),
+)
+def test_whatever_the_orientation_the_same_voxels_are_meant(order, signs, slices, axis):
+    shape = (5, 6, 7)
+    grid = Geometry(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), signed_permutation(tuple(order), signs))
+    array = np.random.default_rng(0).choice(np.array([0, 9], np.uint16), shape)
+    _, _, turned = canonical(array, grid)
+    theirs = LabelMap(array, grid, (Structure(9, "Box"),))
+    own = turned.axis_to_source(axis)
+    found = canonical_corrections(Corrections(theirs, own, tuple(slices)), shape, turned, (BALL, BOX), axis)
+    marked = np.zeros(shape, bool)
+    np.moveaxis(marked, own, 0)[sorted(slices)] = True
+    back = turned.back(found.labels)
+    assert np.array_equal(back == BOX.value, (array == 9) & marked), "names decide, not values"
+    laid = turned.back(found.laid_on(np.full(turned.forth(array).shape, 2, np.uint16)))
+    assert np.array_equal(laid, np.where(marked, np.where(array == 9, 5, 0), 2))
+
+
+def test_no_slice_a_slice_outside_another_plane_and_another_grid_are_told(engine):
+    reference, target = case(), case(3)
+    labels = drawn(target, 4).labels
+    with pytest.raises(InputError, match="No slice was marked"):
+        Corrections(labels, 0, ())
+    with pytest.raises(InputError, match="no slice 9 along axis 0"):
+        Corrections(labels, 0, (4, 9))
+    with pytest.raises(InputError, match="across axis 1, the target is cut across axis 0"):
+        segment([reference], target.image, SETTINGS, engine=engine, corrections=Corrections(labels, 1, (4,)))
+    other = case(3, (9, 20, 18))
+    with pytest.raises(InputError, match="another grid"):
+        segment([reference], target.image, SETTINGS, engine=engine, corrections=drawn(other, 4))
+
+
+def test_a_correction_of_a_structure_that_was_not_asked_for_is_left_out(engine):
+    reference, target = case(), case(3)
+    only = SETTINGS.model_copy(update={"structures": ("ball",)})
+    result = segment([reference], target.image, only, engine=engine, corrections=drawn(target, 4))
+    assert not (result.labels.array == BOX.value).any()
+    assert not result.labels.array[4].any(), "and the slice shows nothing of what was asked for"
+
+
+def test_corrections_are_frozen_values():
+    given_ = drawn(case(), 4)
+    assert replace(given_, slices=(1, 2)).slices == (1, 2) and given_.slices == (4,)
