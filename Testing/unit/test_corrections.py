@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from builders import signed_permutation  # noqa: E402
-
 from rau.corrections import Corrections, canonical_corrections  # noqa: E402
 from rau.errors import InputError  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402

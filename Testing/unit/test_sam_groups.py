@@ -82,3 +82,25 @@ def test_when_memory_runs_out_the_masks_are_the_same_and_the_size_that_fits_is_k
     assert torch.allclose(whole.logits, parts.logits, atol=1e-4)
     assert torch.allclose(whole.presence, parts.presence, atol=1e-4) and torch.allclose(whole.iou, parts.iou, atol=1e-4)
     assert torch.allclose(whole.memory.spatial, parts.memory.spatial, atol=1e-3)
+
+
+def test_memories_of_a_reference_are_kept_within_bounds_and_made_again_alike(segmenter, monkeypatch):
+    import numpy as np
+
+    from rau.references import encoded
+    from rau.volume.planes import Planes
+
+    rng = np.random.default_rng(0)
+    images = Planes(rng.integers(0, 256, (6, 20, 20), dtype=np.uint8), 0, (1.0, 1.0, 1.0))
+    labels = Planes((rng.random((6, 20, 20)) > 0.5).astype(np.uint16) * 3, 0, (1.0, 1.0, 1.0))
+    one = encoded.EncodedReference(images, labels, (3,), np.ones((6, 1), np.float32))
+    first, _ = one.memory(segmenter, 0)
+    assert one.memory(segmenter, 0)[0] is first, "encoded once"
+    monkeypatch.setattr(encoded, "MOST_BYTES", 3 * first.nbytes)
+    for index in range(6):
+        one.memory(segmenter, index)
+        assert sum(memory.nbytes for memory, _ in one._memories.values()) <= 3 * first.nbytes
+    again, _ = one.memory(segmenter, 0)
+    assert again is not first and torch.equal(again.spatial, first.spatial)
+    one.forget()
+    assert one.memory(segmenter, 0)[0] is not again

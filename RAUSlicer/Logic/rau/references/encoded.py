@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rau.sam.fusion import Slots
     from rau.sam.segmenter import Memory, Segmenter
 
+MOST_BYTES = 256_000_000  # of the memories that are kept of one reference
+
 
 @dataclass
 class EncodedReference:
@@ -29,7 +32,7 @@ class EncodedReference:
     values: tuple[int, ...]
     descriptors: np.ndarray
     where: dict[int, np.ndarray] = field(default_factory=dict)
-    _memories: dict[int, tuple[Memory, dict[int, int]]] = field(default_factory=dict, repr=False)
+    _memories: OrderedDict[int, tuple[Memory, dict[int, int]]] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
         for value in self.values:
@@ -37,7 +40,10 @@ class EncodedReference:
             self.where[value] = np.nonzero((self.labels.array == value).any(axis=others))[0]
 
     def memory(self, segmenter: Segmenter, index: int) -> tuple[Memory, dict[int, int]]:
-        """Memory of slice `index`, a row for each structure in it, and which row is which value; encoded once."""
+        """Memory of slice `index`, a row for each structure in it, and which row is which value.
+
+        Encoded once, and kept while all that are kept take at most MOST_BYTES; then the oldest is let go.
+        """
         import torch
 
         if index not in self._memories:
@@ -52,7 +58,14 @@ class EncodedReference:
                 masks = masks_to_square(np.stack([labels == v for v in here]), self.labels.frame, size)
                 memory = segmenter.remember(features, masks.to(device))
             self._memories[index] = (memory, {value: row for row, value in enumerate(here)})
+            while len(self._memories) > 1 and sum(one.nbytes for one, _ in self._memories.values()) > MOST_BYTES:
+                self._memories.popitem(last=False)
+        self._memories.move_to_end(index)
         return self._memories[index]
+
+    def forget(self) -> None:
+        """Let all memories go: another segmenter, or another size of its square, makes others."""
+        self._memories.clear()
 
     def slots(self, segmenter: Segmenter, index: int, values: Sequence[int], side: int = 0) -> Slots:
         """What the fusion attends to of slice `index`: a row for each of `values`, all of which it shows."""

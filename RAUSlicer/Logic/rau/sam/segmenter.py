@@ -58,6 +58,10 @@ class Memory:
     def rows(self, index: torch.Tensor) -> Memory:
         return Memory(self.spatial[index], self.position[index], self.pointer[index])
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.spatial.nbytes + self.position.nbytes + self.pointer.nbytes)
+
     def only_pointer(self) -> Memory:
         """What is kept of slices that are too far away for their positions to be attended to."""
         return Memory(self.spatial[:, :0], self.position[:, :0], self.pointer)
