@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rau.errors import Cancelled
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rau.preparation import Case
     from rau.sam.propagation import Advice
     from rau.vlm.reason import CaseCues
+
+CLOSER = "closer look"  # the part of a slice of which a structure was looked at again
 
 
 def segment(
@@ -83,6 +86,8 @@ def segment(
             score = float(one.iou.mean()) if len(one.iou) else 0.0
             tell(SliceEvent(len(slices), total, index, axis, shown, score, spent))
         votes.append(vote)
+    looked = looked_closer(case, votes, settings, engine, guide, cues, tell, go_on)
+    slices = [replace(one, parts=(*one.parts, CLOSER)) if (one.axis, one.index) in looked else one for one in slices]
     tell(StageEvent("assemble"))
     grid, results = join(case, votes, settings, target, guide, cues)
     odd = case.unlike(grid, results)
@@ -107,6 +112,32 @@ def guided(case: Case, settings: SegmentSettings, tell: OnEvent, go_on: Callable
         return None
     tell(StageEvent("adapt"))
     return build_guide(case, settings.seed, go_on)
+
+
+def looked_closer(
+    case: Case,
+    votes: Sequence[PlaneVotes],
+    settings: SegmentSettings,
+    engine: Engine,
+    guide: Guide | None,
+    cues: CaseCues | None,
+    tell: OnEvent,
+    go_on: Callable[[], None],
+) -> set[tuple[int, int]]:
+    """Small structures again, in crops; changes `votes`. Returns (axis, index), the target's own, of what was taken."""
+    from rau.assembly.labels import assemble
+    from rau.look.closer import look_again
+    from rau.look.rules import Looks
+    from rau.look.visits import worthwhile
+
+    looks = Looks()
+    if settings.look == "off" or not any(worthwhile(plane.images, looks) for plane in case.planes):
+        return set()
+    tell(StageEvent("look"))
+    labels = assemble(votes, settings.presence_threshold, case.prior, (), guide, cues)
+    candidates = guide.candidate if guide is not None else None
+    found = look_again(engine.segmenter, zip(case.planes, votes, strict=True), labels, candidates, looks, go_on)
+    return {case.place(one.axis, one.index) for one in found if one.taken}
 
 
 def reasoned(

@@ -36,6 +36,10 @@ class SegmentSettings(BaseModel):
         "auto",
         description="Ask the vision-language model: for what was measured to help, for all it can give, or not at all",
     )
+    look: Literal["auto", "off"] = Field(
+        "auto",
+        description="Look at small structures again in crops of the original pixels, or at whole slices alone",
+    )
     references_per_slice: int = Field(
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"
     )

@@ -18,6 +18,7 @@ STAGES = {
     "adapt": "learning from the references",
     "reason": "asking where each structure lies",
     "segment": "segmenting",
+    "look": "looking closer at small structures",
     "assemble": "assembling",
     "export": "writing",
 }
