@@ -23,15 +23,16 @@ if _LOGIC not in sys.path:
     sys.path.insert(0, _LOGIC)
 
 from RAUSlicerLib import preflight, settings, wording  # noqa: E402
+from RAUSlicerLib.context import Context  # noqa: E402
 from RAUSlicerLib.inputs import ReferenceNodes, structures_of  # noqa: E402
 from RAUSlicerLib.message_area import MessageArea  # noqa: E402
 from RAUSlicerLib.problems import Problem  # noqa: E402
 from RAUSlicerLib.qt_process import later  # noqa: E402
 from RAUSlicerLib.reference_rows import ReferenceRows  # noqa: E402
+from RAUSlicerLib.result_panel import ResultPanel  # noqa: E402
 from RAUSlicerLib.run_view import RunView  # noqa: E402
 from RAUSlicerLib.session import Session  # noqa: E402
 from RAUSlicerLib.structure_list import StructureList  # noqa: E402
-from RAUSlicerLib.writer import remove_run, segments_of_run  # noqa: E402
 
 PYTHON_SETTING = "RAUSlicer/Python"
 
@@ -55,7 +56,8 @@ class RAUSlicerParameterNode:
     """The state of the panel; saved with the scene.
 
     referenceVolumes and referenceSegmentations go together by their place. excludedStructures: names that are not
-    checked. The rest: fields of `rau.settings.SegmentSettings`. lastRun: which segments the undo removes.
+    checked. The rest: fields of `rau.settings.SegmentSettings`. lastRun: which segments the undo removes. result: what
+    is known of that run (`RAUSlicerLib.trust.RunResult`, as JSON).
     """
 
     referenceVolumes: list[vtkMRMLScalarVolumeNode]
@@ -70,6 +72,7 @@ class RAUSlicerParameterNode:
     referencesPerSlice: Annotated[int, WithinRange(1, 7)] = 3
     keepLoaded: bool = True
     lastRun: str = ""
+    result: str = ""
 
 
 class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -96,6 +99,15 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.references = ReferenceRows(self.ui.referencesArea, self._onReferences)
         self.structures = StructureList(self.ui.structuresTree, self._onStructures)
         self.message = MessageArea(self.ui.messageFrame, self.ui.messageSign, self.ui.messageLabel)
+        self.context = Context(
+            self.ui,
+            self.logic,
+            self.message,
+            lambda: self._parameterNode,
+            self._update,
+            lambda: self.ui.pythonEdit.currentPath,
+        )
+        self.result = ResultPanel(self.context)
         self.view = RunView(self.ui, self.references)
         self.view.show_idle()
         self.view.show_worker("stopped")
@@ -114,8 +126,6 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ("allButton", lambda: self.structures.check_all(True)),
             ("noneButton", lambda: self.structures.check_all(False)),
             ("segmentButton", self.onSegmentButton),
-            ("undoButton", self.onUndoButton),
-            ("editButton", self.onEditButton),
             ("releaseButton", self.onReleaseButton),
         ):
             getattr(self.ui, name).connect("clicked(bool)", lambda checked=False, f=function: f())
@@ -216,7 +226,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if not self.logic.running():
                 self._showReferences()
                 self._showReadiness()
-            self._showResultButtons()
+            self.result.show()
         finally:
             self._updating = False
 
@@ -291,7 +301,6 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             references_per_slice=node.referencesPerSlice,
         )
         self.message.show(None)
-        self.structures.show_results({})
         self.logic.keep_loaded = node.keepLoaded
         output, python = node.outputSegmentation, self.ui.pythonEdit.currentPath
         try:
@@ -313,35 +322,9 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showOutcome(self, state):
         if state.phase == "done":
-            self._parameterNode.lastRun = self.logic.run_id
-            results = {one["value"]: wording.structure_result(one) for one in state.report["structures"]}
-            self.structures.show_results(results)
+            self.result.keep(state, self.logic.run_id)
         self._update()
         self.message.show(wording.outcome(state))
-
-    # -- after the run
-    def _showResultButtons(self):
-        node = self._parameterNode.outputSegmentation
-        mine = bool(node and segments_of_run(node, self._parameterNode.lastRun)) and not self.logic.running()
-        self.ui.resultArea.visible = mine
-        self.ui.show3DButton.setSegmentationNode(node if mine else None)
-
-    def onUndoButton(self):
-        node, run = self._parameterNode.outputSegmentation, self._parameterNode.lastRun
-        if node is not None and run and not self.logic.running():
-            count = remove_run(node, run)
-            self._parameterNode.lastRun = ""
-            self.structures.show_results({})
-            self._update()
-            self.message.show(wording.Notice("info", _("The run is undone: {n} segments removed").format(n=count)))
-
-    def onEditButton(self):
-        """The Segment Editor on the result."""
-        node = self._parameterNode
-        slicer.util.selectModule("SegmentEditor")
-        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
-        editor.setSegmentationNode(node.outputSegmentation)
-        editor.setSourceVolumeNode(node.targetVolume)
 
     def onReleaseButton(self):
         if not self.logic.running():

@@ -107,3 +107,19 @@ def picture(host: Any) -> Callable[[str, Any], None]:
             what.resize(size)
 
     return save
+
+
+@pytest.fixture
+def copying(chosen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Let the panel's worker be `copying_worker.py`; the folder in which it keeps what it was asked."""
+    from RAUSlicerLib import environment
+
+    folder, program = tmp_path / "asked", Path(__file__).with_name("copying_worker.py")
+    folder.mkdir()
+    variables = tuple(sorted(environment.worker_environment(os.environ).items()))
+
+    def launch(python: str, base: Any, logic: Any = None) -> Any:
+        return environment.Launch(sys.executable, (str(program), str(folder)), variables)
+
+    monkeypatch.setattr(environment, "launch", launch)
+    return folder

@@ -133,12 +133,15 @@ def test_new_segmentation_lies_on_the_target_and_undo_removes_it(host: Any, chos
     names = {s.name for s in segments(node, case.target)}
     assert names and not names & set(left_out)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
+    flags = {"red": logic.Flagged, "amber": logic.InProgress, "green": logic.Completed, "": logic.Completed}
+    lights = {one.name: one.light for one in panel.result.result.structures}
     for index in range(node.GetSegmentation().GetNumberOfSegments()):
-        assert logic.GetSegmentStatus(node.GetSegmentation().GetNthSegment(index)) == logic.Completed
+        segment = node.GetSegmentation().GetNthSegment(index)
+        assert logic.GetSegmentStatus(segment) == flags[lights[segment.GetName()]]
     panel.ui.undoButton.click()
     host.spin(lambda: False, 0.05)
     assert not difference(before, snapshot(case.target))
-    assert "undone" in said(panel) and not panel.ui.resultArea.visible
+    assert "undone" in said(panel) and not panel.ui.resultSection.visible
 
 
 def photograph(host: Any, case: Any, node: Any, picture: Any) -> None:

@@ -171,7 +171,7 @@ def test_correct_opens_the_segment_editor_on_the_result(
     monkeypatch.setattr(slicer.util, "selectModule", lambda name: calls.update(module=name))
     chosen.ui.outputSelector.setCurrentNode(case.segmentation)
     settle(host)
-    chosen.onEditButton()
+    chosen.result.edit()
     assert calls == {"module": "SegmentEditor", "segmentation": case.segmentation, "volume": case.target}
 
 

@@ -26,11 +26,19 @@ def test_progress() -> None:
 
 
 def test_outcome_names_what_is_absent_and_every_warning() -> None:
-    structures = [{"name": "liver", "present": True}, {"name": "spleen", "present": False}]
-    state = RunState("done", report={"structures": structures}, warnings=("Look twice",), seconds=12.4)
+    structures = [
+        {"value": 1, "name": "liver", "present": True},
+        {"value": 2, "name": "spleen", "present": False},
+        {"value": 3, "name": "aorta", "present": True},
+    ]
+    quality = {"structures": [{"value": 1, "light": "amber", "expected_dice": 0.8}, {"value": 3, "light": "green"}]}
+    state = RunState(
+        "done", report={"structures": structures, "quality": quality}, warnings=("Look twice",), seconds=12.4
+    )
     notice = wording.outcome(state)
-    assert notice.kind == "warning" and notice.title == "1 structure segmented in 12 s"
-    assert notice.lines == ("Not found in the target: spleen", "Look twice.", "Check every slice before use.")
+    assert notice.kind == "warning" and notice.title == "2 structures segmented in 12 s"
+    told = ("Not found in the target: spleen", "Check first: liver", "Look twice.", "Check every slice before use.")
+    assert notice.lines == told
 
 
 def test_a_problem_is_one_line_and_what_to_do() -> None:
@@ -38,11 +46,3 @@ def test_a_problem_is_one_line_and_what_to_do() -> None:
     assert (notice.kind, notice.title, notice.lines) == ("error", "It <broke>. Badly.", ("Mend it.",))
     assert "&lt;broke&gt;" in notice.as_html()
     assert wording.problem_notice(Problem("Pick one", kind=NOT_CHOSEN)).kind == "info"
-
-
-def test_results_beside_the_structures() -> None:
-    one = {"present": True, "score": 0.914, "volume_ml": 1108.2}
-    assert wording.structure_result(one) == "score 0.91, 1108 ml"
-    assert wording.structure_result({**one, "volume_ml": 2.34}) == "score 0.91, 2.3 ml"
-    assert wording.structure_result({**one, "volume_ml": None}) == "score 0.91"
-    assert wording.structure_result({"present": False}) == "not found"

@@ -31,7 +31,11 @@ def labels_of(shape: tuple[int, int, int], count: int = 6) -> np.ndarray:
 
 
 def report(count: int = 6) -> dict[str, Any]:
-    return {"structures": [{"value": 3 * i + 2, "present": i < count - 1, "score": 0.5} for i in range(count)]}
+    return {
+        "structures": [
+            {"value": 3 * i + 2, "name": f"s{i}", "present": i < count - 1, "score": 0.5} for i in range(count)
+        ]
+    }
 
 
 def writer(target: Any, output: Any = None, **more: Any) -> Any:

@@ -1,28 +1,25 @@
-"""The structures in the panel: a checkable list with the colors of the reference, and what a run says of each."""
+"""The structures in the panel: a checkable list with the colors of the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Callable
 
 import qt
 
-from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import Structure, key_of
+from RAUSlicerLib.tables import swatch
 
 
 class StructureList:
-    """Fills a QTreeWidget of two columns. on_change is called when the user checks or unchecks."""
+    """Fills a QTreeWidget. on_change is called when the user checks or unchecks."""
 
     def __init__(self, tree: Any, on_change: Callable[[], None]) -> None:
         self.tree, self.on_change = tree, on_change
         self.structures: tuple[Structure, ...] = ()
         self._quiet = False
-        tree.setColumnCount(2)
-        tree.setHeaderLabels([_("Structure"), _("Last run")])
-        tree.header().setStretchLastSection(False)
-        tree.header().setSectionResizeMode(0, qt.QHeaderView.Stretch)
-        tree.header().setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
+        tree.setColumnCount(1)
+        tree.setHeaderHidden(True)
         tree.connect("itemChanged(QTreeWidgetItem*,int)", self._on_item)
 
     def show(self, structures: Sequence[Structure], excluded: Collection[str]) -> None:
@@ -58,13 +55,6 @@ class StructureList:
         self._quiet = False
         self.on_change()
 
-    def show_results(self, texts: Mapping[int, str]) -> None:
-        """Label value -> what stands beside the structure; all others get nothing."""
-        self._quiet = True
-        for index, one in enumerate(self.structures):
-            self.tree.topLevelItem(index).setText(1, texts.get(one.value, ""))
-        self._quiet = False
-
     def _checked(self) -> list[bool]:
         return [self.tree.topLevelItem(i).checkState(0) == qt.Qt.Checked for i in range(len(self.structures))]
 
@@ -72,9 +62,7 @@ class StructureList:
     def _item(structure: Structure) -> Any:
         item = qt.QTreeWidgetItem()
         item.setText(0, structure.name)
-        swatch = qt.QPixmap(14, 14)
-        swatch.fill(qt.QColor.fromRgbF(*(min(1.0, max(0.0, c)) for c in structure.color)))
-        item.setIcon(0, qt.QIcon(swatch))
+        item.setIcon(0, swatch(structure.color))
         item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsSelectable)
         return item
 

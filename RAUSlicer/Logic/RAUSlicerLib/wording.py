@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
-from typing import Any
 
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.problems import NOT_CHOSEN, Problem
 from RAUSlicerLib.run import RunState
+from RAUSlicerLib.trust import result_of
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,11 @@ def outcome(state: RunState) -> Notice:
         return Notice("info", _("Cancelled"), (_("The scene is as it was before the run."),))
     found = [one for one in state.report["structures"] if one["present"]]
     absent = [one["name"] for one in state.report["structures"] if not one["present"]]
+    doubtful = [one.name for one in result_of("", state.report).doubtful]
     count = len(found)
     title = _("{n} structures segmented in {s} s") if count != 1 else _("{n} structure segmented in {s} s")
     lines = [_("Not found in the target: {names}").format(names=", ".join(absent))] if absent else []
+    lines += [_("Check first: {names}").format(names=", ".join(doubtful))] if doubtful else []
     lines += [warning.rstrip(".") + "." for warning in state.warnings]
     kind = "warning" if lines else "done"
     lines.append(_("Check every slice before use."))
@@ -79,14 +81,3 @@ def outcome(state: RunState) -> Notice:
 def problem_notice(problem: Problem, warnings: tuple[str, ...] = ()) -> Notice:
     hint = (problem.hint + ".",) if problem.hint else ()
     return Notice("info" if problem.kind == NOT_CHOSEN else "error", problem.message + ".", (*hint, *warnings))
-
-
-def structure_result(one: dict[str, Any]) -> str:
-    """What stands beside a structure after a run."""
-    if not one["present"]:
-        return _("not found")
-    score = _("score {s}").format(s=f"{one['score']:.2f}")
-    volume = one.get("volume_ml")
-    if volume is None:
-        return score
-    return f"{score}, {volume:.0f} ml" if volume >= 10 else f"{score}, {volume:.1f} ml"

@@ -16,10 +16,10 @@ import vtk
 from RAUSlicerLib.exchange import slabs
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import Structure
+from RAUSlicerLib.marks import NAME_TAG, RUN_TAG, mark, model_of
 from RAUSlicerLib.nodes import LABELMAP, SURFACE, scalars_of, tag_of
 from RAUSlicerLib.problems import Problem
-
-RUN_TAG, MODEL_TAG, SCORE_TAG = "RAU.Run", "RAU.Model", "RAU.Score"
+from RAUSlicerLib.trust import result_of
 
 
 class ResultWriter:
@@ -52,14 +52,14 @@ class ResultWriter:
         self._put(axis, slice(index, index + 1), np.expand_dims(labels, axis))
 
     def finish(self, labels: np.ndarray, report: dict[str, Any]) -> Iterator[None]:
-        """Write the assembled label map (S, R, C), mark present structures completed, drop the others."""
+        """Write the assembled label map (S, R, C), flag present structures by trust, drop the others."""
         self._begin()
         yield
         for part in slabs(labels.shape, 1):
             self._put(0, part, np.asarray(labels[part]))
             yield
-        model = str(report.get("provenance", {}).get("versions", {}).get("model", {}).get("name", ""))
-        present = {int(one["value"]): one for one in report["structures"] if one["present"]}
+        known = result_of(self.run_id, report)
+        present = {one.value: one for one in known.structures if one.found}
         for value, segment_id in list(self.ids.items()):
             segment = self._segment(segment_id)
             if segment is None:
@@ -68,10 +68,7 @@ class ResultWriter:
                 self._remove(segment_id)
                 del self.ids[value]
             else:
-                segment.SetTag(MODEL_TAG, model)
-                segment.SetTag(SCORE_TAG, f"{float(present[value]['score']):.3f}")
-                logic = slicer.vtkSlicerSegmentationsModuleLogic
-                logic.SetSegmentStatus(segment, logic.Completed)
+                mark(segment, present[value], model_of(known))
             yield
         yield from self._refresh_surfaces()
 
@@ -115,6 +112,7 @@ class ResultWriter:
         if structure.terminology:
             segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), structure.terminology)
         segment.SetTag(RUN_TAG, self.run_id)
+        segment.SetTag(NAME_TAG, structure.name)
         segment.AddRepresentation(LABELMAP, self._image)
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         logic.SetSegmentStatus(segment, logic.InProgress)
@@ -219,6 +217,13 @@ def unique_name(segmentation: Any, name: str) -> str:
     while found in taken:
         found, number = f"{name} ({number})", number + 1
     return found
+
+
+def show_run(node: Any, run_id: str, visible: bool) -> None:
+    """Show or hide the segments of a run."""
+    display = node.GetDisplayNode()
+    for segment_id in segments_of_run(node, run_id) if display is not None else ():
+        display.SetSegmentVisibility(segment_id, visible)
 
 
 def segments_of_run(node: Any, run_id: str) -> list[str]:
