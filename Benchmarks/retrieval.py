@@ -151,13 +151,17 @@ def dice_part(names: Sequence[str], run: Setting, limit: int) -> dict[str, dict[
 
 
 def shared_slices(target: LabelMap, reference: LabelMap, pairs: Sequence[tuple[int, int]]) -> list[bool]:
-    """For each structure in a slice of the target, whether that of the reference shows it. pairs: slice numbers."""
+    """For each structure in a slice of the target, whether that of the reference shows it. pairs: slice numbers.
+
+    A structure that the reference does not know is not shown.
+    """
     found = []
     theirs = {one.name.lower(): one.value for one in reference.structures}
     for here, there in pairs:
         for one in target.structures:
-            if one.name.lower() in theirs and np.any(target.array[here] == one.value):
-                found.append(bool(np.any(reference.array[there] == theirs[one.name.lower()])))
+            if np.any(target.array[here] == one.value):
+                value = theirs.get(one.name.lower())
+                found.append(value is not None and bool(np.any(reference.array[there] == value)))
     return found
 
 
@@ -248,7 +252,7 @@ def measured(arguments: Namespace, folder: Path) -> dict[str, Any]:
     run = Setting(bank, members, engine, settings)
     recall, mismatch = recall_part(run), mismatch_part(run)
     tell_looks(recall, mismatch)
-    chosen = names if not arguments.dice_sets else arguments.dice_sets.split(",")
+    chosen = names if arguments.dice_sets is None else [name for name in arguments.dice_sets.split(",") if name]
     dice = dice_part(chosen, run, 1 if arguments.quick else arguments.limit)
     return {"dice": dice, "recall": recall, "mismatch": mismatch, "versions": engine.versions()}
 
@@ -256,7 +260,7 @@ def measured(arguments: Namespace, folder: Path) -> dict[str, Any]:
 def main() -> int:
     parser = common.options(__doc__)
     parser.add_argument("--sets", help="names of sets, with commas between them")
-    parser.add_argument("--dice-sets", help="those of them whose targets are segmented (default: all)")
+    parser.add_argument("--dice-sets", help="those of them whose targets are segmented (default: all; empty: none)")
     parser.add_argument("--cases", type=int, default=16, help="cases of a set in the bank (default 16)")
     parser.add_argument("--limit", type=int, default=4, help="targets of a set that are segmented (default 4)")
     arguments = parser.parse_args()

@@ -63,15 +63,15 @@ def test_the_probe_measures_a_bank(tmp_path, engine, random_model):
     assert told["entries"] == 12 and 0 < told["query_s"] <= told["slowest_s"] and told["mb"] >= 0
 
 
-def test_a_slice_counts_for_each_structure_of_the_target_that_its_partner_may_show():
+def test_a_slice_counts_for_each_structure_of_the_target_and_its_partner_shows_it_or_not():
     grid = Geometry((3, 2, 2))
     target, reference = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
     target[0], target[1, 0], target[2] = 1, 2, 3
     reference[1], reference[2] = 5, 6
     one = LabelMap(target, grid, (Structure(1, "liver"), Structure(2, "spleen"), Structure(3, "unknown")))
     other = LabelMap(reference, grid, (Structure(5, "Liver"), Structure(6, "Spleen")))
-    assert retrieval.shared_slices(one, other, [(0, 1), (1, 2), (2, 2)]) == [True, True]
-    assert retrieval.shared_slices(one, other, [(0, 0), (1, 1), (2, 2)]) == [False, False]
+    assert retrieval.shared_slices(one, other, [(0, 1), (1, 2), (2, 2)]) == [True, True, False]
+    assert retrieval.shared_slices(one, other, [(0, 0), (1, 1)]) == [False, False]
 
 
 def test_subjects_never_meet_themselves_and_what_is_of_another_kind_is_doubted(tmp_path, sets, engine):
