@@ -160,17 +160,16 @@ def placed(case: Case) -> dict[int, np.ndarray]:
 def rows_of(
     group: str, pair: str, truth: LabelMap, found: dict[str, np.ndarray], structures: dict[int, Structure]
 ) -> list[Row]:
-    """A row for every structure that truth or result show; structures are looked up by name."""
+    """A row for every structure that the truth shows, by name, or that every variant draws in vain."""
     rows = []
     for value, structure in structures.items():
         mask = mask_of(truth, structure.name)
         scores = {name: dice(mask, labels == value) for name, labels in found.items()}
-        if not mask.any() and not scores[ONE]:
-            scores = {name: score for name, score in scores.items() if score is not None}
-            if len(scores) < len(found):
-                continue
+        known = {name: score for name, score in scores.items() if score is not None}
+        if len(known) < len(scores):
+            continue
         shares = mask.reshape(len(mask), -1).mean(1)
         shown = shares[shares > 0]
         volume = len(mask) > 1
-        rows.append(Row(group, pair, structure.name, volume, float(shown.mean()) if len(shown) else 0.0, dict(scores)))
+        rows.append(Row(group, pair, structure.name, volume, float(shown.mean()) if len(shown) else 0.0, known))
     return rows
