@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,17 @@ from typing import Any
 import numpy as np
 from scores import write_whole
 
-from rau import __version__
+from rau import __version__, pipeline
 from rau.assembly.labels import PlaneVotes
 from rau.errors import InputError
 from rau.evaluation.metrics import dice, mask_of
-from rau.events import ignore
 from rau.models.engine import Engine
-from rau.pipeline import advice_of, guided, join, reasoned
-from rau.preparation import Case, prepare
+from rau.preparation import Case
 from rau.quality.evidence import StructureEvidence, Witness
 from rau.quality.judge import gather
 from rau.quality.slices import SliceSigns
 from rau.references.reference import Reference
 from rau.results import StructureResult
-from rau.sam.propagation import Recipe, segment_plane
 from rau.settings import SegmentSettings
 from rau.volume.volume import LabelMap, Volume
 
@@ -35,7 +33,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Finished:
-    """A case after `rau.pipeline.join`. seconds: that `rau segment` takes up to there."""
+    """A case after `rau.pipeline.segment`. seconds: that it took."""
 
     case: Case
     votes: list[PlaneVotes]
@@ -76,26 +74,30 @@ class Run:
     judging: float
 
 
+@contextlib.contextmanager
+def overheard() -> Iterator[list[Any]]:
+    """While it lasts: what `rau.pipeline.join` was last called with, and what it gave, [arguments, given]."""
+    plain, heard = pipeline.join, []
+
+    def join(*arguments: Any) -> Any:
+        given = plain(*arguments)
+        heard[:] = [arguments, given]
+        return given
+
+    pipeline.join = join
+    try:
+        yield heard
+    finally:
+        pipeline.join = plain
+
+
 def finish(references: Sequence[Reference], target: Volume, engine: Engine, settings: SegmentSettings) -> Finished:
-    """What `rau.pipeline.segment` does up to its result, with all that it throws away."""
+    """`rau.pipeline.segment`, with all that it throws away."""
     start = time.perf_counter()
-    case = prepare(references, target, settings, engine, ignore)
-    recipe = Recipe(settings.references_per_slice, settings.neighbours)
-    guide = guided(case, settings, ignore, lambda: None)
-    cues = reasoned(case, settings, engine, ignore, lambda: None)
-    votes = []
-    for number, plane in enumerate(case.planes):
-        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
-        advice = advice_of(cues, engine) if number == 0 else None
-        candidates = guide.candidate if guide is not None else None
-        for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe, candidates, advice):
-            vote.add(one)
-        votes.append(vote)
-    labels, results = join(case, votes, settings, target, guide, cues)
-    odd = case.unlike(labels, results)
-    if odd:
-        labels, results = join(case, votes, settings, target, guide, cues, [one.value for one in odd])
-    return Finished(case, votes, guide, cues, labels, results, time.perf_counter() - start)
+    with overheard() as heard:
+        result = pipeline.segment(references, target, settings, engine=engine)
+    case, votes, _, _, guide, cues = heard[0][:6]
+    return Finished(case, votes, guide, cues, result.labels, result.structures, time.perf_counter() - start)
 
 
 def measured(
