@@ -208,6 +208,13 @@ def test_a_model_is_named_never_a_path_of_the_server(server, tmp_path):
         assert model not in told["message"] + told["hint"]
 
 
+def test_no_client_names_a_bank_of_the_server(server, tmp_path):
+    job = make(server)
+    put(server, job, "target.npy", npy(IMAGE.array))
+    told = refused(server.client.post(f"/v1/jobs/{job}/segment", json={**message(), "bank": str(tmp_path)}), 422)
+    assert "bank" in told["message"] and str(tmp_path) not in told["message"] + told["hint"]
+
+
 def test_messages_that_are_not_of_the_protocol_are_one_line(server):
     job = make(server)
     for content in (b"no json", b"[]", b'{"op":"quit"}', b"\xff\xfe", json.dumps(message(neighbours=99)).encode()):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rau.references.reference import Reference
 from rau.volume.labels import values_of, whole_labels
 from rau.volume.volume import LabelMap, Volume
-from rau.worker.protocol import ImageMessage, ProtocolError, ReferenceMessage
+from rau.worker.protocol import CorrectionsMessage, ImageMessage, ProtocolError, ReferenceMessage
+
+if TYPE_CHECKING:
+    from rau.corrections import Corrections
 
 
 def open_array(folder: Path, name: str, mode: str = "r") -> np.ndarray:
@@ -62,6 +66,17 @@ def open_reference(folder: Path, message: ReferenceMessage) -> tuple[Reference, 
     )
     structures = tuple(s.structure() for s in message.structures if s.value in seen)
     return Reference(image, LabelMap(labels, image.geometry, structures)), notes
+
+
+def open_corrections(folder: Path, message: CorrectionsMessage, target: Volume) -> Corrections:
+    """The corrected slices of a message. Raises ProtocolError, and InputError for a slice that the target lacks."""
+    from rau.corrections import Corrections
+
+    array = whole_labels(open_array(folder, message.labels), "The corrected label map")
+    if array.shape != target.geometry.shape:
+        raise ProtocolError("The corrected label map has another shape than the target")
+    structures = tuple(one.structure() for one in message.structures)
+    return Corrections(LabelMap(array, target.geometry, structures), message.axis, message.slices)
 
 
 def open_result(folder: Path, name: str, shape: tuple[int, int, int]) -> np.memmap:

@@ -109,6 +109,8 @@ class Service:
         known = ("auto", *known_models())
         if request.settings.model not in known:
             raise InputError("The server does not have the model that was asked for", f"It has: {', '.join(known)}")
+        if request.bank:  # a path on the server, which is not the client's to name
+            raise InputError("References of a bank are not to be had from a server", "Send them, or compute here")
         if request.result in job.sizes:
             raise ProtocolError("The result has the name of an array that was sent")
         self.runner.submit(job, request)

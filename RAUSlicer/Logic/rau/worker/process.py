@@ -8,6 +8,8 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,7 +19,7 @@ from rau.errors import Cancelled, ModelError, RauError, out_of_memory
 from rau.events import Event, SliceEvent, StageEvent, WarningEvent
 from rau.settings import SegmentSettings
 from rau.worker import protocol
-from rau.worker.arrays import open_image, open_reference, open_result
+from rau.worker.arrays import open_corrections, open_image, open_reference, open_result
 from rau.worker.failure import failure_of
 from rau.worker.protocol import ProtocolError
 
@@ -103,6 +105,8 @@ class Worker:
             self.hello(request)
         elif isinstance(request, protocol.SegmentJob):
             self.segment(request)
+        elif isinstance(request, protocol.Service):
+            self.serve(request)
 
     def _failed(self, error: Exception, job: int | None) -> None:
         if out_of_memory(error):
@@ -132,33 +136,55 @@ class Worker:
 
     def segment(self, request: protocol.SegmentJob) -> None:
         from rau.pipeline import segment
+        from rau.worker.from_bank import from_bank, narrowed
 
-        if self.folder is None:
-            raise ProtocolError("A job came before the greeting", job=request.job)
+        folder = self._folder(request)
         job = Job(self, request.job)
         job.check()
-        target = open_image(self.folder, request.target)
+        target = open_image(folder, request.target)
         references = []
         for one in request.references:
-            reference, notes = open_reference(self.folder, one)
+            reference, notes = open_reference(folder, one)
             references.append(reference)
-            for note in notes:
-                job.on_event(WarningEvent(note))
-        job.result = open_result(self.folder, request.result, target.geometry.shape)
-        engine = self._engine(request.settings, job)
+            job.note(notes)
+        more: dict[str, Any] = {}
+        if request.corrections is not None:
+            more["corrections"] = open_corrections(folder, request.corrections, target)
+        job.result = open_result(folder, request.result, target.geometry.shape)
+        engine, settings, picked = self._engine(request.settings, job), request.settings, None
         job.check()
+        if request.bank:
+            picked = from_bank(request, target, engine, lambda line: job.note((line,)))
+            references += picked.references
+            settings = narrowed(settings, references, lambda line: job.note((line,)))
         found = segment(
             references,
             target,
-            request.settings,
+            settings,
             engine=engine,
             on_event=job.on_event,
             should_stop=lambda: self.inbox.stopped(request.job),
+            **more,
         )
+        if picked is not None:
+            found = replace(found, provenance={**found.provenance, "bank": picked.report()})
         job.check()
         job.result[...] = found.labels.array
         job.result.flush()
         self.send(protocol.Done(job=request.job, report=found.report()))
+
+    def serve(self, request: protocol.Service) -> None:
+        """What is done with a result; see `rau.worker.services`."""
+        from rau.worker.services import answer
+
+        folder, job = self._folder(request), Job(self, request.job)
+        job.check()
+        self.send(protocol.Done(job=request.job, report=answer(folder, request, lambda line: job.note((line,)))))
+
+    def _folder(self, request: protocol.SegmentJob | protocol.Service) -> Path:
+        if self.folder is None:
+            raise ProtocolError("A job came before the greeting", job=request.job)
+        return self.folder
 
     def _engine(self, settings: SegmentSettings, job: Job) -> Engine:
         """The loaded engine; loaded again only when model, device, threads or the VLM's part are others."""
@@ -190,6 +216,11 @@ class Job:
     def check(self) -> None:
         if self.worker.inbox.stopped(self.number):
             raise Cancelled()
+
+    def note(self, lines: Iterable[str]) -> None:
+        """What the user should know."""
+        for line in lines:
+            self.on_event(WarningEvent(line))
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, StageEvent):

@@ -1,6 +1,7 @@
 """The messages of the worker, version 1: one JSON object a line, arrays as `.npy` files in a private folder.
 
-To the worker: hello, segment, cancel, quit. From it: ready, then for each job stage, slice, warning and, last, exactly
+To the worker: hello, cancel, quit, and the jobs: segment, and what is done with a result (bank_list, accept, export,
+describe, page; see `rau.worker.services`). From it: ready, then for each job stage, slice, warning and, last, exactly
 one of done, cancelled, error. An error without a job concerns a message that could not be understood.
 """
 
@@ -94,8 +95,22 @@ class Hello(Message):
     folder: str
 
 
+class CorrectionsMessage(Message):
+    """`rau.corrections.Corrections`. labels: uint16 (S, R, C) on the target's grid, of which `slices` across `axis` of
+    the target's own array are right. structures: what its values mean."""
+
+    labels: ArrayName
+    structures: tuple[StructureMessage, ...]
+    axis: int = Field(ge=0, le=2)
+    slices: tuple[int, ...] = Field(min_length=1)
+
+
 class SegmentJob(Message):
-    """Segment `target`. result: label map (S, R, C) uint16 on the target's grid; made by the worker when missing."""
+    """Segment `target`. result: label map (S, R, C) uint16 on the target's grid; made by the worker when missing.
+
+    bank: a folder; references come from there as well: those of bank_ids, else what fits best. numbers: the label value
+    of each structure by name, which the structures of the bank's references take.
+    """
 
     op: Literal["segment"] = "segment"
     job: int
@@ -103,6 +118,81 @@ class SegmentJob(Message):
     references: tuple[ReferenceMessage, ...]
     settings: SegmentSettings = SegmentSettings()
     result: ArrayName
+    bank: str = Field("", max_length=4096)
+    bank_ids: tuple[str, ...] = ()
+    numbers: dict[str, Annotated[int, Field(ge=1, le=65535)]] = {}
+    corrections: CorrectionsMessage | None = None
+
+
+class BankList(Message):
+    """What a bank holds. Done: {"exists", "entries": [{id, title, ...}]}, the latest first."""
+
+    op: Literal["bank_list"] = "bank_list"
+    job: int
+    bank: str = Field(min_length=1, max_length=4096)
+
+
+class Accept(Message):
+    """Keep a corrected case in a bank, which is made when there is none. provenance: of the run that it came from;
+    empty: nothing is known. Done: {"id", "label", "known", "structures"}; known: it was in the bank already."""
+
+    op: Literal["accept"] = "accept"
+    job: int
+    bank: str = Field(min_length=1, max_length=4096)
+    case: ReferenceMessage
+    title: str = ""
+    body_part: str = ""
+    note: str = ""
+    provenance: dict[str, Any] = {}
+
+
+class Export(Message):
+    """Write a label map by the ending of `path`. source_dicom: the files of the target's series, for a DICOM SEG.
+    Done: {"file"}: its name."""
+
+    op: Literal["export"] = "export"
+    job: int
+    path: str = Field(min_length=1, max_length=4096)
+    geometry: GeometryMessage
+    modality: Literal["CT", "MR", "US", "XR", "OT", ""] = ""
+    labels: LabelsMessage
+    structures: tuple[StructureMessage, ...]
+    source_dicom: tuple[str, ...] = ()
+    provenance: dict[str, Any] = {}
+
+
+class Describe(Message):
+    """Measure structures, put them in words. scores: by label value. Done: {"structures": [{facts, score, text}]}."""
+
+    op: Literal["describe"] = "describe"
+    job: int
+    case: ReferenceMessage
+    scores: dict[int, float] = {}
+
+
+class TrustMessage(Message):
+    """What a run said of a structure; see `rau.export.page.Trusted`."""
+
+    name: str
+    light: Literal["green", "amber", "red", "absent", ""] = ""
+    expected: float | None = None
+    low: float | None = None
+    high: float | None = None
+    broken: tuple[str, ...] = ()
+    voxels: int | None = None
+
+
+class Page(Message):
+    """Write the report of a case as one HTML file. Done: {"file"}: its name."""
+
+    op: Literal["page"] = "page"
+    job: int
+    path: str = Field(min_length=1, max_length=4096)
+    case: ReferenceMessage
+    trust: tuple[TrustMessage, ...] = ()
+    level: float | None = None
+    warnings: tuple[str, ...] = ()
+    provenance: dict[str, Any] = {}
 
 
 class Cancel(Message):
@@ -116,7 +206,8 @@ class Quit(Message):
     op: Literal["quit"] = "quit"
 
 
-Request = Hello | SegmentJob | Cancel | Quit
+Service = BankList | Accept | Export | Describe | Page
+Request = Hello | SegmentJob | Service | Cancel | Quit
 _requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
 
 
@@ -155,7 +246,8 @@ class Warned(Message):
 
 
 class Done(Message):
-    """The result holds the final label map; report: `rau.results.SegmentResult.report()`."""
+    """Of a segment job: the result holds the final label map, report is `rau.results.SegmentResult.report()`. Of other
+    jobs: report is the answer."""
 
     event: Literal["done"] = "done"
     job: int
