@@ -72,7 +72,7 @@ class Corrected:
         maps = Planes(self.labels, images.axis, images.spacing)
         reference = EncodedReference(images, maps, values, descriptors)
         reach = {value: self._reach(plane, value) for value in values}
-        return Match(reference, -1, np.arange(len(images)), np.ones(len(images)), reach)
+        return Match(reference, -1, np.arange(len(images)), np.ones(len(images)), reach, self.slices)
 
     def _reach(self, plane: CasePlane, value: int) -> int:
         """Slices of the target, by how long the structure is in the references."""

@@ -20,7 +20,7 @@ COEFFICIENTS = {
 }
 
 IN_VOLUMES = (0.75, 0.10, 0.15)  # the shares where the network sees three planes and laid references
-CORRECTED = (0.55, 0.35, 0.10)  # in volumes in which the user has drawn the structure in some slices
+CORRECTED = (0.50, 0.40, 0.10)  # in volumes in which the user has drawn the structure in some slices
 
 
 @dataclass(frozen=True)

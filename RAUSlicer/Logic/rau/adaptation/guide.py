@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SMALL, USUAL, LARGE = 96, 256, 384  # pixels a side of the expert's square
 SHEETS = 10  # annotated slices of a reference that are looked at, at most
 CHECKS = 2  # views on which an expert is tried
-OWN_TIMES = 3  # how often the expert of the target's own corrected slices counts among those of the references
+OWN_TIMES = 4  # how often the expert of the target's own corrected slices counts among those of the references
+OWN_DOUBT = 0.02  # of places in them, half squares
 GRID = 48  # cells a side of the network's masks, for `fineness`
 
 
@@ -127,13 +128,15 @@ class Square:
 
 
 def sheets_of(match: Match, values: Sequence[int], square: Square) -> Sheets:
-    """The annotated slices of a reference, evenly, and one on either side."""
+    """The annotated slices of a reference, evenly, and one on either side; or those that alone are annotated."""
     import torch
 
     images, labels = match.reference.images, match.reference.labels
     shown = np.unique(np.concatenate([match.reference.where[v] for v in values]))
     low, high = max(0, int(shown[0]) - 1), min(len(images) - 1, int(shown[-1]) + 1)
-    chosen = np.unique(np.linspace(low, high, min(SHEETS, high - low + 1)).round().astype(int)).tolist()
+    there = np.arange(low, high + 1) if match.annotated is None else np.array(match.annotated)
+    evenly = np.linspace(0, len(there) - 1, min(SHEETS, len(there))).round().astype(int)
+    chosen = there[np.unique(evenly)].tolist()
     frame = framed(images, square.reference)
     pixels = grey(to_square(images.stack(chosen), frame, square.size), square.colour)
     lookup = np.zeros(int(max(labels.array.max(), *values)) + 1, np.uint16)
@@ -255,7 +258,7 @@ def expected_by(
     square = square_for(plane, match)
     sheets = sheets_of(match, values, square)
     correlation = 1.0 if own else registered.after if registered is not None else 0.0
-    doubt = doubt_of(correlation)
+    doubt = OWN_DOUBT if own else doubt_of(correlation)
     expert = train_expert(sheets, len(values), Training(doubt=doubt, seed=seed))
     go_on()
     trust = np.nan_to_num(tried(expert, sheets, doubt, seed), nan=0.5)

@@ -28,7 +28,7 @@ class Match:
     """For each target slice: the slice of one reference that fits it, and how well. index, similarity: (T,).
 
     number: which reference; -1: the target's own corrected slices. reach: slices within which a structure is looked
-    for, by its value, where it is not the recipe's.
+    for, by its value, where it is not the recipe's. annotated: the slices of the reference that are; None: all.
     """
 
     reference: EncodedReference
@@ -36,6 +36,7 @@ class Match:
     index: np.ndarray
     similarity: np.ndarray
     reach: Mapping[int, int] | None = None
+    annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
