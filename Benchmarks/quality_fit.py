@@ -1,4 +1,4 @@
-"""Fit the estimate of quality: gradient boosted trees on evidence, intervals from sources that were left out."""
+"""Fit the estimate of quality: a line and boosted trees on evidence, intervals from sources that were left out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from quality_runs import Run
 
-from rau.quality.estimate import LEVEL, numbers_of
+from rau.quality.estimate import LEVEL, RANGE, numbers_of
 
 BINS = 6  # of the expected Dice, for the interval
+RIDGE = 30.0  # penalty of the line's slopes
 SPOILT = 0.3  # weight of a pair that was made bad
 # Chosen by the cross-validation over sources that `quality.py --fit` prints.
 TREES: dict[str, Any] = {
@@ -68,10 +69,29 @@ def table_of(runs: Sequence[Run]) -> Table:
     return Table(names, x, y, source, spoilt)
 
 
-def grown(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Any:
-    from sklearn.ensemble import GradientBoostingRegressor
+@dataclass(frozen=True)
+class Fitted:
+    """trees: of scikit-learn. mean, deviation, slope: (D,) and intercept of the line."""
 
-    return GradientBoostingRegressor(**TREES).fit(x, y, sample_weight=weights)
+    trees: Any
+    mean: np.ndarray
+    deviation: np.ndarray
+    slope: np.ndarray
+    intercept: float
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        scaled = np.clip((x - self.mean) / self.deviation, -RANGE, RANGE)
+        return np.clip((self.trees.predict(x) + scaled @ self.slope + self.intercept) / 2, 0, 1)
+
+
+def grown(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Fitted:
+    from sklearn.ensemble import GradientBoostingRegressor
+    from sklearn.linear_model import Ridge
+
+    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    line = Ridge(RIDGE).fit(np.clip((x - mean) / deviation, -RANGE, RANGE), y, sample_weight=weights)
+    trees = GradientBoostingRegressor(**TREES).fit(x, y, sample_weight=weights)
+    return Fitted(trees, mean, deviation, line.coef_, float(line.intercept_))
 
 
 def left_out(table: Table) -> np.ndarray:
@@ -80,7 +100,7 @@ def left_out(table: Table) -> np.ndarray:
     for source in np.unique(table.source):
         others = table.source != source
         found[~others] = grown(x[others], table.y[others], weights[others]).predict(x[~others])
-    return np.clip(found, 0, 1)
+    return found
 
 
 def interval(expected: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:
@@ -110,15 +130,15 @@ def fitted(table: Table) -> tuple[dict[str, Any], np.ndarray]:
     """
     model, expected = grown(table.filled, table.y, table.weights), left_out(table)
     plainly = ~table.spoilt
+    bins = interval(expected[plainly], table.y[plainly])
     return {
         "features": list(table.names),
         "fill": {name: rounded(v) for name, v in zip(table.names, table.fill)},
-        "start": rounded(float(model.init_.constant_.ravel()[0])),
-        "trees": [plain(one.tree_, TREES["learning_rate"]) for one in model.estimators_.ravel()],
-        **{
-            name: [rounded(v) for v in numbers]
-            for name, numbers in interval(expected[plainly], table.y[plainly]).items()
-        },
+        "start": rounded(float(model.trees.init_.constant_.ravel()[0])),
+        "trees": [plain(one.tree_, TREES["learning_rate"]) for one in model.trees.estimators_.ravel()],
+        **{name: [rounded(v) for v in getattr(model, name)] for name in ("mean", "deviation", "slope")},
+        "intercept": rounded(model.intercept),
+        **{name: [rounded(v) for v in numbers] for name, numbers in bins.items()},
     }, expected
 
 

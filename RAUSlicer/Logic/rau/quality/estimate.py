@@ -1,9 +1,9 @@
 """Expected Dice of a structure with a 90 % interval, from its evidence.
 
-Gradient boosted trees (Friedman, Annals of Statistics 2001), written as numbers in `coefficients.json` by
-`Benchmarks/quality.py --fit`. Interval: split conformal prediction (Vovk et al., Algorithmic Learning in a Random
-World, 2005) by bins of the expected Dice, the shortest that holds; the residuals are those of sources left out of the
-fit, each in turn, so that they tell of data of another kind.
+The mean of a ridge regression and of gradient boosted trees (Friedman, Annals of Statistics 2001), written as numbers
+in `coefficients.json` by `Benchmarks/quality.py --fit`. Interval: split conformal prediction (Vovk et al., Algorithmic
+Learning in a Random World, 2005) by bins of the expected Dice, the shortest that holds; the residuals are those of
+sources left out of the fit, each in turn, so that they tell of data of another kind.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rau.quality.evidence import StructureEvidence
 
 GREEN, RED = 0.65, 0.4  # expected Dice: green from the one on, red below the other (by left-out sources)
 LEVEL = 0.9  # of the interval
+RANGE = 3.0  # deviations from the mean beyond which a number is cut off for the line
 # What is weighed. Left out, though known: what mostly tells one kind of data from another (sizes in the picture, number
 # of structures, similarity, likeness, pieces): with them sources that were not fitted on were estimated worse.
 PLAIN = (
@@ -30,6 +31,8 @@ PLAIN = (
 )
 ABSOLUTE = ("size_ratio", "extent_ratio")  # whose size alone is weighed too
 
+TREE = ("feature", "threshold", "left", "right", "value")
+LISTS = ("mean", "deviation", "slope", "centres", "below", "above")
 Numbers = dict[str, float]
 
 
@@ -70,22 +73,30 @@ class Tree:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """features: names, in the trees' order. fill: what stands for a number that is not there. start: before the trees.
+    """features: names, in the order of the trees and the line. fill: what stands for a number that is not there.
 
-    centres, below, above: of the interval's bins: expected Dice, and how far the truth lies below and above it.
+    start: before the trees. mean, deviation, slope, intercept: of the line, on features in deviations from the mean,
+    cut off at RANGE of them. centres, below, above: of the interval's bins: expected Dice, and how far the truth lies
+    below and above it.
     """
 
     features: tuple[str, ...]
     fill: Mapping[str, float]
     start: float
     trees: tuple[Tree, ...] = field(repr=False)
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    slope: tuple[float, ...]
+    intercept: float
     centres: tuple[float, ...]
     below: tuple[float, ...]
     above: tuple[float, ...]
 
     def expected(self, numbers: Mapping[str, float]) -> float:
         x = [numbers.get(name, self.fill[name]) for name in self.features]
-        return float(np.clip(self.start + sum(tree.of(x) for tree in self.trees), 0, 1))
+        scaled = np.clip((np.array(x) - self.mean) / self.deviation, -RANGE, RANGE)
+        line = self.intercept + float(scaled @ np.array(self.slope))
+        return float(np.clip((line + self.start + sum(tree.of(x) for tree in self.trees)) / 2, 0, 1))
 
     def estimate(self, numbers: Mapping[str, float]) -> Estimate:
         """numbers: of `numbers_of`."""
@@ -128,16 +139,15 @@ def parsed(text: str) -> Coefficients:
     """Coefficients from JSON. Raises ModelError."""
     try:
         told = json.loads(text)
-        made = Coefficients(
-            tuple(told["features"]),
-            {name: float(v) for name, v in told["fill"].items()},
-            float(told["start"]),
-            tuple(
-                Tree(*(tuple(one[name]) for name in ("feature", "threshold", "left", "right", "value")))
-                for one in told["trees"]
-            ),
-            *(tuple(float(v) for v in told[name]) for name in ("centres", "below", "above")),
+        numbers = {name: tuple(float(v) for v in told[name]) for name in LISTS}
+        trees = (Tree(*(tuple(one[name]) for name in TREE)) for one in told["trees"])
+        return Coefficients(
+            features=tuple(told["features"]),
+            fill={name: float(v) for name, v in told["fill"].items()},
+            start=float(told["start"]),
+            trees=tuple(trees),
+            intercept=float(told["intercept"]),
+            **numbers,
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError("The coefficients of the quality estimate are damaged", "Install RAUSlicer again") from None
-    return made
