@@ -23,8 +23,11 @@ if _LOGIC not in sys.path:
     sys.path.insert(0, _LOGIC)
 
 from RAUSlicerLib import preflight, settings, wording  # noqa: E402
+from RAUSlicerLib.bank_panel import BankPanel  # noqa: E402
 from RAUSlicerLib.context import Context  # noqa: E402
+from RAUSlicerLib.corrections_panel import CorrectionsPanel  # noqa: E402
 from RAUSlicerLib.inputs import ReferenceNodes, structures_of  # noqa: E402
+from RAUSlicerLib.keep_panel import KeepPanel  # noqa: E402
 from RAUSlicerLib.message_area import MessageArea  # noqa: E402
 from RAUSlicerLib.problems import Problem  # noqa: E402
 from RAUSlicerLib.qt_process import later  # noqa: E402
@@ -57,7 +60,8 @@ class RAUSlicerParameterNode:
 
     referenceVolumes and referenceSegmentations go together by their place. excludedStructures: names that are not
     checked. The rest: fields of `rau.settings.SegmentSettings`. lastRun: which segments the undo removes. result: what
-    is known of that run (`RAUSlicerLib.trust.RunResult`, as JSON).
+    is known of that run (`RAUSlicerLib.trust.RunResult`, as JSON). useBank, bankIds: references that come from the
+    bank in bankFolder; without ids the bank chooses. rightSlices: those that the user has put right.
     """
 
     referenceVolumes: list[vtkMRMLScalarVolumeNode]
@@ -73,6 +77,10 @@ class RAUSlicerParameterNode:
     keepLoaded: bool = True
     lastRun: str = ""
     result: str = ""
+    bankFolder: str = ""
+    useBank: bool = False
+    bankIds: list[str]
+    rightSlices: list[int]
 
 
 class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -99,6 +107,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.references = ReferenceRows(self.ui.referencesArea, self._onReferences)
         self.structures = StructureList(self.ui.structuresTree, self._onStructures)
         self.message = MessageArea(self.ui.messageFrame, self.ui.messageSign, self.ui.messageLabel)
+        self.view = RunView(self.ui, self.references)
         self.context = Context(
             self.ui,
             self.logic,
@@ -106,9 +115,13 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             lambda: self._parameterNode,
             self._update,
             lambda: self.ui.pythonEdit.currentPath,
+            self.view.show_errand,
+            self.view.show_idle,
         )
         self.result = ResultPanel(self.context)
-        self.view = RunView(self.ui, self.references)
+        self.bank = BankPanel(self.context, self._askUpdate)
+        self.keep = KeepPanel(self.context, self.result, self.bank)
+        self.corrections = CorrectionsPanel(self.context, self.result, self._start)
         self.view.show_idle()
         self.view.show_worker("stopped")
         self.logic.client.on_state = lambda state: self.view.show_worker(state, self.logic.client.ready)
@@ -163,6 +176,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndClose(self, caller, event):
         self.message.show(None)
         self.view.show_idle()
+        self.bank.forget()
         if self._entered:
             self.initializeParameterNode()
 
@@ -178,6 +192,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._askUpdate)
         self._parameterNode = node
         if node is not None:
+            self.bank.start()
             self._guiTag = node.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._askUpdate)
             self._update()
@@ -223,10 +238,13 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             for box, name, _choices in self._choices:
                 box.setCurrentIndex(max(0, box.findData(getattr(self._parameterNode, name))))
-            if not self.logic.running():
+            self.bank.show()
+            if not self.logic.busy():
                 self._showReferences()
                 self._showReadiness()
             self.result.show()
+            self.keep.show()
+            self.corrections.show()
         finally:
             self._updating = False
 
@@ -234,7 +252,8 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         chosen = self._chosen()
         if chosen or not self.references.unfinished():
             self.references.show(chosen)
-        everything = structures_of(chosen)
+        choice = self.bank.choice()
+        everything = structures_of(chosen, choice.offered if choice else ())
         self.structures.show(everything, self._parameterNode.excludedStructures)
         wanted = self.structures.wanted()
         self.ui.structureCountLabel.text = (
@@ -267,6 +286,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.structures.wanted(),
                 node.outputSegmentation,
                 self.references.unfinished(),
+                self.bank.choice(),
             )
             self.logic.launch(self.ui.pythonEdit.currentPath)
         except Problem as problem:
@@ -277,57 +297,56 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         problem = self._problem()
         self.ui.segmentButton.enabled = problem is None
         self.ui.segmentButton.toolTip = str(problem) if problem else _("Segment the target from the references")
-        shown = self.message.notice
-        if problem is not None:
-            self._readiness = wording.problem_notice(problem)
-            self.message.show(self._readiness)
-        elif shown is not None and shown == self._readiness:
-            self.message.show(None)
+        notice, before = wording.problem_notice(problem) if problem else None, self._readiness
+        self._readiness = notice
+        if self.message.notice in (None, before) or (notice is not None and notice != before):
+            self.message.show(notice)
 
     # -- the run
     def onSegmentButton(self):
-        if self.logic.running():
-            self.logic.run.cancel()
+        if self.logic.busy():
+            self.logic.cancel()
             return
-        node = self._parameterNode
-        wanted = self.structures.wanted()
-        choices = settings.Choices(
-            structures=tuple(one.name for one in wanted),
-            all=len(wanted) == len(self.structures.structures),
-            model=node.model,
-            model_folder=node.modelFolder,
-            device=node.device,
-            planes=node.planes,
-            references_per_slice=node.referencesPerSlice,
-        )
-        self.message.show(None)
-        self.logic.keep_loaded = node.keepLoaded
-        output, python = node.outputSegmentation, self.ui.pythonEdit.currentPath
         try:
-            self.logic.segment(
-                self._chosen(), node.targetVolume, output, choices, python, self._showRun, self._onOutputMade
-            )
+            self._start()
         except Problem as problem:
             self.message.show(wording.problem_notice(problem))
+
+    def _start(self, corrections=None):
+        """Raises Problem. corrections: the slices of the result that are right."""
+        node, wanted = self._parameterNode, [one.name for one in self.structures.wanted()]
+        self.message.show(None)
+        self.logic.keep_loaded = node.keepLoaded
+        self.logic.segment(
+            self._chosen(),
+            node.targetVolume,
+            node.outputSegmentation,
+            settings.choices_of(node, wanted, len(self.structures.structures)),
+            self.ui.pythonEdit.currentPath,
+            lambda state: self._showRun(state, corrections is not None),
+            self._onOutputMade,
+            self.bank.choice(),
+            corrections,
+        )
 
     def _onOutputMade(self, segmentation):
         if self._parameterNode is not None:
             self._parameterNode.outputSegmentation = segmentation
 
-    def _showRun(self, state):
+    def _showRun(self, state, corrected=False):
         if self._parameterNode is not None:
             self.view.show(state)
             if state.over:
-                self._showOutcome(state)
+                self._showOutcome(state, corrected)
 
-    def _showOutcome(self, state):
+    def _showOutcome(self, state, corrected):
         if state.phase == "done":
-            self.result.keep(state, self.logic.run_id)
+            self.result.keep(state, self.logic.run_id, corrected)
         self._update()
         self.message.show(wording.outcome(state))
 
     def onReleaseButton(self):
-        if not self.logic.running():
+        if not self.logic.busy():
             self.logic.client.stop()
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,11 @@ REVIEW = ((11, 0.31), (4, 0.52), (20, 0.66))
 LIGHTS = ("red", "amber", "absent")
 
 
-@dataclass(frozen=True)
 class Engine:
-    name: str = "copying"
+    """No model: what a bank's search asks of one."""
+
+    name, encoder = "copying", None
+    folder = SimpleNamespace(manifest=SimpleNamespace(encoder=None))
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer_lazy as lazy
+from acts import rows, run, settle
 from hypothesis import given
 from hypothesis import strategies as st
 
 from RAUSlicerLib import trust
-
-
-def settle(host: Any) -> None:
-    host.spin(lambda: False, 0.05)
-
-
-def run(host: Any, panel: Any) -> None:
-    assert panel.ui.segmentButton.enabled, panel.ui.segmentButton.toolTip
-    panel.ui.segmentButton.click()
-    assert host.spin(lambda: panel.logic.run.state.over, 60)
-    settle(host)
-    assert panel.logic.run.state.phase == "done", panel.logic.run.state
-
-
-def rows(tree: Any) -> list[list[str]]:
-    items = [tree.topLevelItem(i) for i in range(tree.topLevelItemCount)]
-    return [[item.text(column) for column in range(tree.columnCount)] for item in items]
 
 
 @pytest.fixture

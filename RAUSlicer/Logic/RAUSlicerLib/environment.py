@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.problems import Problem
@@ -15,6 +17,7 @@ from RAUSlicerLib.problems import Problem
 LOGIC_FOLDER = Path(__file__).resolve().parent.parent
 FOREIGN = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONNOUSERSITE", "ITK_AUTOLOAD_PATH", "SSLKEYLOGFILE")
 WITHIN = ("Scripts", "python.exe") if sys.platform == "win32" else ("bin", "python")
+MARK = "environment.json"  # in the folder of an environment that the set-up has finished
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,47 @@ class Launch:
 
 
 def find_python(chosen: str, environ: Mapping[str, str], logic: Path = LOGIC_FOLDER) -> str:
-    """The setting; else RAU_PYTHON; else a virtual environment beside the extension. Raises Problem."""
+    """The setting; else RAU_PYTHON; else what "Set up" made; else a virtual environment beside the extension.
+
+    Raises Problem.
+    """
     if chosen.strip():
         return _usable(chosen.strip(), _("The Python under Advanced"))
     if environ.get("RAU_PYTHON", "").strip():
         return _usable(environ["RAU_PYTHON"].strip(), _("The Python that RAU_PYTHON names"))
+    made = made_environment(root_folder(environ))
+    if made is not None:
+        return str(made["program"])
     for folder in (logic.parent, logic.parent.parent, Path.home() / ".rauslicer"):
         candidate = folder.joinpath(".venv", *WITHIN)
         if candidate.is_file():
             return str(candidate)
     raise Problem(
         _("No Python with the RAUSlicer engine was found"),
-        _("Make a virtual environment with it and choose its python under Advanced"),
+        _("Press Set up under Environment, or choose a Python that has it under Advanced"),
         "EnvironmentError",
     )
+
+
+def root_folder(environ: Mapping[str, str]) -> Path:
+    """Where "Set up" makes the environment: RAU_ENVIRONMENT, else `rauslicer/environment` in the user's data folder."""
+    if environ.get("RAU_ENVIRONMENT"):
+        return Path(environ["RAU_ENVIRONMENT"])
+    base = environ.get("XDG_DATA_HOME") or environ.get("LOCALAPPDATA") or str(Path.home() / ".local" / "share")
+    return Path(base) / "rauslicer" / "environment"
+
+
+def made_environment(root: Path) -> dict[str, Any] | None:
+    """What the set-up noted of the environment in that folder; None while there is no whole one.
+
+    program; variables that it needs beside those of every worker; build; device; versions; pins: a digest.
+    """
+    try:
+        mark = json.loads((root / MARK).read_text(encoding="utf-8"))
+        whole = Path(mark["program"]).is_file() and isinstance(mark["variables"], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(mark) if whole else None
 
 
 def _usable(path: str, what: str) -> str:
@@ -77,4 +107,7 @@ def launch(chosen: str, base: Mapping[str, str], logic: Path = LOGIC_FOLDER) -> 
     """How to start the worker. Raises Problem when there is no Python for it."""
     program = find_python(chosen, base, logic)
     environment = worker_environment(base, logic)
+    made = made_environment(root_folder(base))
+    if made is not None and program == made["program"]:
+        environment.update(made["variables"])
     return Launch(program, ("-m", "rau.worker"), tuple(sorted(environment.items())))

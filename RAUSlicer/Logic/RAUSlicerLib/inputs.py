@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from RAUSlicerLib.bank_entries import BankChoice, BankEntry, BankStructure
 from RAUSlicerLib.exchange import write_array
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.layers import LabelMapOfSegments
@@ -48,23 +49,35 @@ def key_of(name: str) -> str:
     return name.strip().lower()
 
 
-def structures_of(references: Sequence[ReferenceNodes]) -> tuple[Structure, ...]:
-    """The structures of all references by name; color and terminology are those of the first that has it."""
+def structures_of(references: Sequence[ReferenceNodes], entries: Sequence[BankEntry] = ()) -> tuple[Structure, ...]:
+    """The structures of all references by name; color and terminology are those of the first that has it.
+
+    entries: references of a bank, which come after those of the scene.
+    """
     found: dict[str, Structure] = {}
+    several: list[Segment | BankStructure] = []
     for reference in references:
-        for one in segments_of(reference.segmentation):
-            found.setdefault(key_of(one.name), Structure(len(found) + 1, one.name, one.color, one.terminology))
+        several += segments_of(reference.segmentation)
+    for entry in entries:
+        several += entry.structures
+    for one in several:
+        found.setdefault(key_of(one.name), Structure(len(found) + 1, one.name, one.color, one.terminology))
     return tuple(found.values())
 
 
 @dataclass
 class SceneInputs:
-    """`Inputs` of a run. settings: fields of the engine's SegmentSettings, structures among them."""
+    """`Inputs` of a run. settings: fields of the engine's SegmentSettings, structures among them.
+
+    structures: of all references, also those that the bank may give. corrections: `case_inputs.CorrectedSlices`.
+    """
 
     target: Any
     references: Sequence[ReferenceNodes]
     structures: Sequence[Structure]
     settings: dict[str, Any]
+    bank: BankChoice | None = None
+    corrections: Any = None
     _message: Message = field(default_factory=dict)
     _notes: list[str] = field(default_factory=list)
 
@@ -77,6 +90,13 @@ class SceneInputs:
             message = yield from self._reference(folder, f"job{job}-reference{number}", nodes)
             references.append(message)
         self._message = {"target": target, "references": references, "settings": self.settings}
+        if self.bank is not None:
+            numbers = {one.name: one.value for one in self.structures}
+            self._message.update(bank=self.bank.folder, bank_ids=list(self.bank.ids), numbers=numbers)
+
+        if self.corrections is not None:
+            written = self.corrections.write(self.target, self.structures, folder, f"job{job}-corrections.npy")
+            self._message["corrections"] = yield from written
 
     def message(self) -> Message:
         return self._message

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from RAUSlicerLib.bank_entries import BankChoice
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import ReferenceNodes, Structure
 from RAUSlicerLib.nodes import LABELMAP, ijk_to_ras, image_to_world, pixels_of, same_grid, segments_of
@@ -19,12 +20,17 @@ def check(
     wanted: Sequence[Structure],
     output: Any,
     unfinished: bool = False,
+    bank: BankChoice | None = None,
 ) -> None:
     """Raises Problem with what is missing. unfinished: a reference has a volume or a segmentation only."""
     if unfinished:
         hint = _("Pick both, or remove the row")
         raise Problem(_("A reference lacks its volume or its segmentation"), hint, NOT_CHOSEN)
-    if not references:
+    if bank is not None and not bank.entries:
+        raise Problem(
+            _("The bank gives no reference"), _("Choose its folder and press List, or do without it"), NOT_CHOSEN
+        )
+    if not references and bank is None:
         raise Problem(_("Pick a reference volume and its segmentation"), kind=NOT_CHOSEN)
     for reference in references:
         pixels_of(reference.volume)

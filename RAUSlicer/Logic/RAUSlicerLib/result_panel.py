@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from typing import Any
 
 import qt
 import slicer
 
 from RAUSlicerLib import slice_views, trust
+from RAUSlicerLib.case_inputs import CaseInputs
 from RAUSlicerLib.context import Context
+from RAUSlicerLib.errand import Answer
 from RAUSlicerLib.i18n import tr as _
+from RAUSlicerLib.inputs import key_of
 from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.run import RunState
 from RAUSlicerLib.tables import VALUE_ROLE, columns, fit, swatch
@@ -31,19 +35,27 @@ class ResultPanel:
         self.ui.reviewTree.connect("itemClicked(QTreeWidgetItem*,int)", self._on_slice)
         self.ui.reviewTree.connect("itemActivated(QTreeWidgetItem*,int)", self._on_slice)
         self.ui.reviewTree.connect("currentItemChanged(QTreeWidgetItem*,QTreeWidgetItem*)", self._on_slice)
-        for name, function in (("undoButton", self.undo), ("editButton", self.edit)):
+        for name, function in (
+            ("undoButton", self.undo),
+            ("editButton", self.edit),
+            ("describeButton", self.describe),
+        ):
             getattr(self.ui, name).connect("clicked(bool)", context.attempt(function))
 
     # -- state
-    def keep(self, state: RunState, run_id: str, before: str = "") -> None:
-        """Put a finished run into the parameter node; before: the one that it corrected."""
+    def keep(self, state: RunState, run_id: str, corrected: bool = False) -> None:
+        """Put a finished run into the parameter node. corrected: it comes in place of the last one, which is hidden."""
         node = self.context.node()
+        before = replace(self.result, before="") if corrected and self.result else None
         blocked = node.StartModify()
         try:
             node.lastRun = run_id
-            node.result = trust.result_of(run_id, state.report, before).as_text()
+            node.result = trust.result_of(run_id, state.report, before.as_text() if before else "").as_text()
+            node.rightSlices = node.rightSlices if corrected else []
         finally:
             node.EndModify(blocked)
+        if before and node.outputSegmentation is not None:
+            show_run(node.outputSegmentation, before.run, False)
 
     def show(self) -> None:
         """Follow the parameter node."""
@@ -108,7 +120,7 @@ class ResultPanel:
         """Remove the run's segments; the result that it corrected, if any, is there again."""
         node = self.context.node()
         output, run = node.outputSegmentation, node.lastRun
-        if output is None or not run or self.context.logic.running():
+        if output is None or not run or self.context.logic.busy():
             return
         count = remove_run(output, run)
         before = trust.result_from(self.result.before) if self.result else None
@@ -122,6 +134,27 @@ class ResultPanel:
             show_run(node.outputSegmentation, before.run, True)
         self.context.update()
         self.context.tell("info", _("The run is undone: {n} segments removed").format(n=count))
+
+    def describe(self) -> None:
+        """Measure the shown segments as they are now, and put them in words."""
+        node, result = self.context.node(), self.result
+        if node.targetVolume is None or node.outputSegmentation is None or result is None:
+            raise Problem(_("The target or its segmentation has left the scene"), _("Pick both"))
+        values = {key_of(one.name): one.value for one in result.structures}
+
+        def end(answer: Answer) -> None:
+            if answer.problem is not None:
+                raise answer.problem
+            told = {key_of(str(one["facts"]["name"])): str(one["text"]) for one in answer.report["structures"]}
+            self._keep_result(result.with_texts({values[key]: told[key] for key in told if key in values}))
+
+        inputs = CaseInputs(node.targetVolume, node.outputSegmentation)
+        self.context.ask("describe", inputs, _("Measuring the structures"), end)
+
+    def _keep_result(self, result: RunResult) -> None:
+        node = self.context.node()
+        if node.lastRun == result.run:
+            node.result = result.as_text()
 
     def edit(self) -> None:
         """The Segment Editor on the result."""

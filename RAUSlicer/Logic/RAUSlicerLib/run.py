@@ -15,6 +15,7 @@ from RAUSlicerLib.environment import Launch
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.protocol import Message
+from RAUSlicerLib.stepping import step_through, unexpected
 from RAUSlicerLib.worker_client import Later, WorkerClient
 
 OVER = ("done", "cancelled", "failed")
@@ -123,22 +124,14 @@ class Run:
     def _step_through(self, steps: Iterator[None], then: Callable[[], None]) -> None:
         self._steps = steps
 
-        def step() -> None:
-            if self._steps is not steps or self.state.over:
-                return
-            try:
-                next(steps)
-            except StopIteration:
-                self._steps = None
-                then()
-            except Problem as problem:
-                self._end("failed", problem)
-            except Exception as error:
-                self._end("failed", unexpected(error))
-            else:
-                self.later(0.0, step)
+        def end() -> None:
+            self._steps = None
+            then()
 
-        self.later(0.0, step)
+        def wanted() -> bool:
+            return self._steps is steps and not self.state.over
+
+        step_through(steps, self.later, wanted, end, lambda problem: self._end("failed", problem))
 
     def _on_prepared(self) -> None:
         self._prepared = True
@@ -246,11 +239,3 @@ class Run:
                     path.unlink()
         shown = problem if phase == "failed" else None
         self._enter(phase, problem=shown, seconds_left=None, seconds=time.monotonic() - self._began)
-
-
-def unexpected(error: Exception) -> Problem:
-    """An error that is ours: its type and no data."""
-    name = type(error).__name__
-    return Problem(
-        _("Something unexpected went wrong") + f" ({name})", _("Please report what you did"), "InternalError"
-    )

@@ -22,6 +22,15 @@ INPUTS = (
     "referencesPerSliceBox",
     "modelFolderEdit",
     "pythonEdit",
+    "bankFolderEdit",
+    "bankListButton",
+    "useBankBox",
+    "bankTree",
+    "acceptButton",
+    "exportButton",
+    "describeButton",
+    "propagateButton",
+    "undoButton",
 )
 BUTTON = (
     "QPushButton:enabled {{ background-color: {0}; color: white; border: none; border-radius: 4px; }}"
@@ -51,6 +60,17 @@ class RunView:
         self.ui.progressBar.maximum = maximum
         self.ui.progressBar.value = value
         self.ui.progressLabel.text = wording.progress_text(state)
+
+    def show_errand(self, text: str) -> None:
+        """The worker is at work on something else than a run."""
+        self.ui.segmentButton.text = _("Cancel")
+        self.ui.segmentButton.styleSheet = STOP
+        self.ui.segmentButton.enabled = True
+        self.ui.segmentButton.toolTip = text
+        self._enable(False)
+        self.ui.progressFrame.visible = True
+        self.ui.progressBar.maximum = self.ui.progressBar.value = 0
+        self.ui.progressLabel.text = text
 
     def show_idle(self) -> None:
         self.ui.segmentButton.text = _("Segment from reference")

@@ -11,7 +11,10 @@ import qt
 import slicer
 
 from RAUSlicerLib import environment, preflight
+from RAUSlicerLib.bank_entries import BankChoice
+from RAUSlicerLib.case_inputs import CorrectedSlices
 from RAUSlicerLib.environment import Launch
+from RAUSlicerLib.errand import Answer, Errand, ErrandInputs
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import ReferenceNodes, SceneInputs, key_of, structures_of
 from RAUSlicerLib.problems import Problem
@@ -25,16 +28,30 @@ KEEP_SECONDS = 600.0
 
 
 class Session:
-    """run, run_id: the last one. keep_loaded: let the model stay in memory for ten minutes after a run."""
+    """run, run_id: the last one. errand: the last request other than a run. keep_loaded: let the model stay in memory
+    for ten minutes after a run."""
 
     def __init__(self) -> None:
         self.client = WorkerClient(QtProcess, later)
         self.run: Run | None = None
+        self.errand: Errand | None = None
+        self._last: Run | Errand | None = None
         self.run_id = ""
         self.keep_loaded = True
 
     def running(self) -> bool:
         return self.run is not None and not self.run.state.over
+
+    def busy(self) -> bool:
+        """Whether a run or an errand is under way."""
+        return self.running() or (self.errand is not None and not self.errand.over)
+
+    def cancel(self) -> None:
+        """Stop what is under way."""
+        if self.running() and self.run is not None:
+            self.run.cancel()
+        elif self.errand is not None and not self.errand.over:
+            self.errand.cancel()
 
     @staticmethod
     def launch(python: str = "") -> Launch:
@@ -56,17 +73,21 @@ class Session:
         python: str = "",
         on_state: Callable[[RunState], None] = lambda state: None,
         on_made: Callable[[Any], None] = lambda node: None,
+        bank: BankChoice | None = None,
+        corrections: CorrectedSlices | None = None,
     ) -> Run:
-        """Start a run. output: a segmentation node, or None for a new one, told to on_made. Raises Problem."""
-        if self.running():
-            raise Problem(_("A run is under way"), _("Wait for it, or cancel it"))
-        structures = structures_of(references)
+        """Start a run. output: a segmentation node, or None for a new one, told to on_made. Raises Problem.
+
+        bank: references that come from there, beside those of the scene. corrections: slices to start from.
+        """
+        self._check_free()
+        structures = structures_of(references, bank.offered if bank else ())
         names = {key_of(name) for name in choices.structures}
         wanted = [one for one in structures if choices.all or key_of(one.name) in names]
-        preflight.check(references, target, wanted, output)
+        preflight.check(references, target, wanted, output, bank=bank)
         launch = self.launch(python)
         self.run_id = uuid.uuid4().hex
-        inputs = SceneInputs(target, references, structures, choices.settings())
+        inputs = SceneInputs(target, references, structures, choices.settings(), bank, corrections)
         writer = ResultWriter(target, output, wanted, self.run_id, on_made)
 
         def follow(state: RunState) -> None:
@@ -74,9 +95,25 @@ class Session:
             if state.over:
                 later(KEEP_SECONDS if self.keep_loaded else 0.0, lambda: self._release(run))
 
-        run = self.run = Run(inputs, writer, self.client, launch, later, follow)
+        run = self._last = self.run = Run(inputs, writer, self.client, launch, later, follow)
         run.start()
         return run
+
+    def ask(self, op: str, inputs: ErrandInputs, python: str, on_end: Callable[[Answer], None]) -> Errand:
+        """Have the worker do something else than a run. Raises Problem: it is at work, there is no Python for it."""
+        self._check_free()
+
+        def end(answer: Answer) -> None:
+            on_end(answer)
+            later(KEEP_SECONDS if self.keep_loaded else 0.0, lambda: self._release(errand))
+
+        errand = self._last = self.errand = Errand(op, inputs, self.client, self.launch(python), later, end)
+        errand.start()
+        return errand
+
+    def _check_free(self) -> None:
+        if self.busy():
+            raise Problem(_("The model process is at work"), _("Wait for it, or cancel it"))
 
     def process(
         self,
@@ -105,13 +142,15 @@ class Session:
         """The scene goes away."""
         if self.run is not None:
             self.run.abandon()
+        if self.errand is not None:
+            self.errand.abandon()
 
     def close(self) -> None:
         """End run and worker; waits a moment for the process to go."""
         self.abandon()
         self.client.stop(wait=1.0)
 
-    def _release(self, run: Run) -> None:
-        """Let the worker go when nothing has happened since that run."""
-        if self.run is run and not self.running():
+    def _release(self, last: Run | Errand) -> None:
+        """Let the worker go when nothing has happened since then."""
+        if last is self._last and not self.busy():
             self.client.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,3 +43,16 @@ class Choices:
             "planes": self.planes,
             "references_per_slice": int(self.references_per_slice),
         }
+
+
+def choices_of(node: Any, wanted: Sequence[str], every: int) -> Choices:
+    """Of a parameter node. wanted: the names that are checked, of `every` that there are."""
+    return Choices(
+        structures=tuple(wanted),
+        all=len(wanted) == every,
+        model=node.model,
+        model_folder=node.modelFolder,
+        device=node.device,
+        planes=node.planes,
+        references_per_slice=node.referencesPerSlice,
+    )

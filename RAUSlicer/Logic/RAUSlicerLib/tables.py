@@ -20,9 +20,9 @@ def columns(tree: Any, names: list[str]) -> None:
         tree.header().setSectionResizeMode(index, mode)
 
 
-def fit(tree: Any) -> None:
-    """As high as its rows need, up to MOST_ROWS."""
-    rows = min(MOST_ROWS, max(1, tree.topLevelItemCount))
+def fit(tree: Any, most: int = MOST_ROWS) -> None:
+    """As high as its rows need, up to `most` of them."""
+    rows = min(most, max(1, tree.topLevelItemCount))
     tree.setFixedHeight(rows * max(18, tree.sizeHintForRow(0)) + HEADER)
 
 

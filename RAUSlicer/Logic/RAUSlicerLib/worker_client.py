@@ -103,11 +103,11 @@ class WorkerClient:
         return self._jobs
 
     def submit(self, job: int, message: Message) -> None:
-        """Send a segment message (without op and job) to a worker that is ready."""
+        """Send a segment message (without op and job), or another one with its op, to a worker that is ready."""
         assert self._process is not None and self.state == "ready"
         self._job = job
         self._enter("busy")
-        self._process.write(protocol.encoded({"op": "segment", "job": job, **message}))
+        self._process.write(protocol.encoded({"op": "segment", **message, "job": job}))
 
     def cancel(self) -> None:
         """Ask the worker to stop the job; kill it when it does not within two seconds. Ends in a `cancelled` event."""

@@ -42,7 +42,7 @@ class ResultWriter:
         self.ids: dict[int, str] = {}  # label value of the engine -> segment id
         self._image: Any = None
         self._surfaces = False
-        self._table = np.zeros(max((s.value for s in structures), default=0) + 1, np.uint8)
+        self._table = np.zeros(1 << 16, np.uint8)  # by label value of the engine
         self._written = np.zeros(tuple(reversed(target.GetImageData().GetDimensions())), np.uint8)
 
     # -- Output
