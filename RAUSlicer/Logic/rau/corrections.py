@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REACH = 0.6  # slices up to which a corrected one is remembered, as a fraction of the structure's extent
 LEAST_REACH = 4  # slices
+NEAR = 0.25  # of the reach, slices: one deviation of the nearness of a corrected slice
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,13 @@ class Corrected:
 
     def shows(self, value: int) -> bool:
         return bool((self.labels == value).any())
+
+    def nearness(self, reach: int) -> np.ndarray:
+        """(S, R, C) but for `axis` of length 1: 1 in a corrected slice, falling to 0 over about `reach` slices."""
+        count = self.labels.shape[self.axis]
+        away = np.abs(np.arange(count)[:, None] - np.array(self.slices)[None]).min(1)
+        near = np.exp(-0.5 * (away / max(1.0, NEAR * reach)) ** 2).astype(np.float32)
+        return np.moveaxis(near[:, None, None], 0, self.axis)
 
     def match(self, plane: CasePlane, descriptors: np.ndarray, values: tuple[int, ...]) -> Match:
         """The target as a reference of itself, annotated in the corrected slices alone. descriptors: (T, D)."""

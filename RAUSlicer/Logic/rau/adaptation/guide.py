@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 SMALL, USUAL, LARGE = 96, 256, 384  # pixels a side of the expert's square
 SHEETS = 10  # annotated slices of a reference that are looked at, at most
 CHECKS = 2  # views on which an expert is tried
-OWN_TIMES = 4  # how often the expert of the target's own corrected slices counts among those of the references
+OWN_SHARE = 0.8  # of the expert of the target's own corrected slices beside those of the references, in such a slice
 OWN_DOUBT = 0.02  # of places in them, half squares
 GRID = 48  # cells a side of the network's masks, for `fineness`
-
-
-def never(value: int) -> bool:
-    """No structure."""
-    return False
 
 
 @dataclass(frozen=True)
@@ -39,14 +34,14 @@ class Guide:
     """expected: value -> (S, R, C) uint8, the experts' probability times 255. evidence: what is known of each value.
 
     laid: value -> (S, R, C) in 0 to 1 where registration expects it, or None; has_prior: whether it does.
-    put_right: whether the user has drawn it in slices of the target.
+    near: of what the user has drawn in slices of the target, how near they are, `rau.corrections.Corrected.nearness`.
     """
 
     expected: dict[int, np.ndarray]
     evidence: dict[int, Evidence]
     laid: Callable[[int], np.ndarray | None]
     has_prior: Callable[[int], bool]
-    put_right: Callable[[int], bool] = never
+    near: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
     _candidates: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def weights(self, value: int, iou: float) -> Weights | None:
@@ -56,7 +51,10 @@ class Guide:
         known = self.evidence[value]
         known = Evidence(known.trust, known.correlation, known.fineness, iou)
         volume = self.expected[value].shape[0] > 1
-        return weights_of(known, prior=self.has_prior(value), volume=volume, corrected=self.put_right(value))
+        plain = weights_of(known, prior=self.has_prior(value), volume=volume)
+        if value not in self.near:
+            return plain
+        return plain.towards(weights_of(known, prior=self.has_prior(value), corrected=True), self.near[value])
 
     def candidate(self, value: int) -> np.ndarray | None:
         """(S, R, C) uint8: expert and registration together, the network's mask prompt; None without an expert."""
@@ -234,18 +232,35 @@ def build_guide(case: Case, seed: int, go_on: Callable[[], None]) -> Guide:
     go_on is called between slices, and raises to cancel. The experts' probabilities are averaged.
     """
     plane = case.planes[0]
-    own = [] if plane.corrected is None else [plane.corrected]
-    known = [m for m in [*plane.retrieved, *own] if any(len(m.reference.where[v]) for v in m.reference.values)]
+    known = [m for m in plane.retrieved if any(len(m.reference.where[v]) for v in m.reference.values)]
     totals: dict[int, np.ndarray] = {}
     seen: dict[int, list[Evidence]] = {}
     for match in known:
         for value, volume, evidence in expected_by(case, plane, match, seed, go_on):
-            times = OWN_TIMES if match is plane.corrected else 1
-            totals[value] = totals.get(value, 0) + times * volume.astype(np.uint16)
-            seen.setdefault(value, []).extend([evidence] * times)
+            totals[value] = totals.get(value, 0) + volume.astype(np.uint16)
+            seen.setdefault(value, []).append(evidence)
     expected = {v: np.round(total / len(seen[v])).astype(np.uint8) for v, total in totals.items()}
     known_of = {v: Evidence(*np.mean([one.numbers()[1:] for one in several], 0)) for v, several in seen.items()}
-    return Guide(expected, known_of, case.prior, case.has_prior, case.put_right)
+    near = put_right(case, plane, seed, go_on, expected)
+    return Guide(expected, known_of, case.prior, case.has_prior, near)
+
+
+def put_right(
+    case: Case, plane: CasePlane, seed: int, go_on: Callable[[], None], expected: dict[int, np.ndarray]
+) -> dict[int, np.ndarray]:
+    """What an expert of the target's own corrected slices says goes into `expected`, the more the nearer they are.
+
+    Returns that nearness, of the structures that they show.
+    """
+    if case.corrected is None or plane.corrected is None or plane.corrected.reach is None:
+        return {}
+    near = {}
+    for value, volume, _ in expected_by(case, plane, plane.corrected, seed, go_on):
+        if value in expected:
+            near[value] = case.corrected.nearness(plane.corrected.reach[value])
+            share = OWN_SHARE * near[value]
+            expected[value] = np.round(expected[value] * (1 - share) + volume * share).astype(np.uint8)
+    return near
 
 
 def expected_by(
