@@ -6,10 +6,6 @@ after the other; `cancel` and `remove` leave nothing behind. What a failure leav
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +15,7 @@ from typing import Any
 from RAUSlicerLib import installation_system as system
 from RAUSlicerLib.environment import MARK, Launch, made_environment, root_folder
 from RAUSlicerLib.i18n import tr as _
+from RAUSlicerLib.installation_files import deletion, digest, last_json, write_mark
 from RAUSlicerLib.installation_output import Output, problem_of
 from RAUSlicerLib.installation_plan import WEIGHTS, Options, Plan, Step, make_plan
 from RAUSlicerLib.installation_system import Gpu, Python
@@ -27,7 +24,6 @@ from RAUSlicerLib.stepping import step_through
 from RAUSlicerLib.worker_client import Later, Process
 
 QUIET = ("none", "half", "made", "asking", "failed")  # phases in which nothing is under way
-FILES_A_STEP = 50
 PROBE_SECONDS = 30.0
 
 
@@ -64,7 +60,7 @@ class Installation:
         self.root = root_folder(base())
         self.gpu: Gpu | None = None
         self._process: Process | None = None
-        self._pythons: list[Python] = []
+        self._waiting: list[str] = []  # programs that may be a Python, not asked yet
         self._steps: Iterator[Step] = iter(())
         self._own: dict[str, str] = {}
         self._lines: list[str] = []
@@ -75,33 +71,20 @@ class Installation:
         """Find out what there is; ends in "asking" or "failed". Starts some small processes, downloads nothing."""
         if self.state.busy:
             return
-        self._pythons, self.gpu = [], None
+        self.gpu = None
         self._enter("looking", _("Looking for Python and graphics card"))
         variables = system.clean(self.base())
-        waiting = [*system.candidates(self.slicer_home, variables)]
-
-        def next_python() -> None:
-            if not waiting:
-                self._ask(options)
-                return
-            program = waiting.pop(0)
-            self._run(system.helper(program, ("probe",), variables), lambda status, out: found(program, status, out))
-
-        def found(program: str, status: int | None, output: bytes) -> None:
-            one = system.python_from(program, last_json(output)) if status == 0 else None
-            if one is not None and one.version not in [other.version for other in self._pythons]:
-                self._pythons.append(one)
-            next_python()
+        self._waiting = system.candidates(self.slicer_home, variables)
 
         def graphics(status: int | None, output: bytes) -> None:
             self.gpu = system.gpu_from(output.decode("utf-8", "replace")) if status == 0 else None
-            next_python()
+            self._next_python(lambda python: self._ask(python, options))
 
         ask = system.gpu_launch(variables)
         if ask is not None:
             self._run(ask, graphics)
         else:
-            next_python()
+            graphics(None, b"")
 
     def start(self) -> None:
         """Do what the plan says. Only after `look`, when the user has read it."""
@@ -153,12 +136,22 @@ class Installation:
             system.release(self.root)
 
     # -- steps
-    def _ask(self, options: Options) -> None:
-        if not self._pythons:
+    def _next_python(self, then: Callable[[Python], None]) -> None:
+        """Ask the programs one after the other; go on with the first that will do."""
+        if not self._waiting:
             self._fail(system.no_python())
             return
+        program = self._waiting.pop(0)
+
+        def found(status: int | None, output: bytes) -> None:
+            python = system.python_from(program, last_json(output)) if status == 0 else None
+            then(python) if python is not None else self._next_python(then)
+
+        self._run(system.helper(program, ("probe",), system.clean(self.base())), found)
+
+    def _ask(self, python: Python, options: Options) -> None:
         try:
-            plan = make_plan(self.root, self._pythons[0], self.gpu, options, self.base(), sys.platform)
+            plan = make_plan(self.root, python, self.gpu, options, self.base(), sys.platform)
             plan.check_room()
         except Problem as problem:
             self._fail(problem)
@@ -173,13 +166,15 @@ class Installation:
                 self._steps = plan.steps(str(told["pip"]), self._own)
                 self._next(plan)
                 return
-            following = self._pythons[1:]
-            if following and problem_of(self._lines, False, "making").kind == "InputError":
-                self._pythons = following  # that Python cannot make environments: the next one may
-                other = replace(plan, python=following[0])
-                self._delete([plan.folder], lambda: self._make(other))
+            problem = problem_of(self._lines, plan.wheels is not None, "making")
+            if self._waiting and problem.kind == "InputError":  # this Python cannot, another one may
+
+                def again() -> None:
+                    self._next_python(lambda python: self._make(replace(plan, python=python)))
+
+                self._delete([plan.folder], again)
             else:
-                self._fail(problem_of(self._lines, plan.wheels is not None, "making"))
+                self._fail(problem)
 
         self._run(plan.make_step().launch, made)
 
@@ -220,14 +215,12 @@ class Installation:
             "build": plan.build,
             "device": told.get("device", ""),
             "versions": told.get("versions", {}),
-            "pins": pins_digest(plan),
+            "pins": digest(plan.requirements),
         }
 
         def write() -> None:
             try:
-                part = self.root / (MARK + ".part")
-                part.write_text(json.dumps(mark, indent=1))
-                os.replace(part, self.root / MARK)
+                write_mark(self.root / MARK, mark)
             except OSError as error:
                 self._fail(problem_of([str(error)], True, "making"))
                 return
@@ -315,48 +308,3 @@ def share_before(phase: str) -> float:
     """Of the whole set-up, what lies before a phase."""
     order = list(WEIGHTS)
     return sum(WEIGHTS[one] for one in order[: order.index(phase)])
-
-
-def last_json(output: bytes) -> dict[str, Any]:
-    """The object on the last line; empty when there is none."""
-    for line in reversed(output.decode("utf-8", "replace").splitlines()):
-        with contextlib.suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                return found
-    return {}
-
-
-def pins_digest(plan: Plan) -> str:
-    """Of the list of packages, so that another one is noticed."""
-    import hashlib
-
-    return hashlib.sha256(plan.requirements.read_bytes()).hexdigest()
-
-
-def deletion(places: list[Path]) -> Iterator[None]:
-    """Delete folders, some files a step. Raises Problem when something cannot be deleted."""
-    count = 0
-    for place in places:
-        for folder, folders, files in os.walk(place, topdown=False):
-            for name in files:
-                remove_file(Path(folder, name))
-                count += 1
-                if count % FILES_A_STEP == 0:
-                    yield
-            for name in folders:
-                path = Path(folder, name)
-                remove_file(path) if path.is_symlink() else path.rmdir()
-        shutil.rmtree(place, ignore_errors=True)
-    yield
-
-
-def remove_file(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        raise Problem(
-            _("A file of the environment cannot be deleted: {name}").format(name=path.name),
-            _("Release the model process, close other programs that use it, then press Remove again"),
-            "PermissionError",
-        ) from None

@@ -99,7 +99,7 @@ def needed_variables(python, folder):
         surroundings.update(given)
         command = [python, "-c", "import ctypes, ssl, sys, zlib; print(sys.prefix)"]
         try:
-            told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=surroundings, timeout=60)
+            told = subprocess.run(command, capture_output=True, env=surroundings, timeout=60)
         except (OSError, subprocess.TimeoutExpired):
             continue
         prefix = told.stdout.decode("utf-8", "replace").strip()
@@ -111,7 +111,7 @@ def needed_variables(python, folder):
 def packages_of(folder):
     if os.name == "nt":
         return os.path.join(folder, "Lib", "site-packages")
-    return os.path.join(folder, "lib", "python%d.%d" % sys.version_info[:2], "site-packages")
+    return os.path.join(folder, "lib", "python{}.{}".format(*sys.version_info[:2]), "site-packages")
 
 
 def place_pip(packages, sources):

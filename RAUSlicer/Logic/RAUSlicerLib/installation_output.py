@@ -27,7 +27,8 @@ class Output:
     def feed(self, data: bytes, stream: str) -> bool:
         """Take a piece; whether there is news."""
         *lines, self._rest[stream] = re.split(rb"[\r\n]+", self._rest.get(stream, b"") + data)
-        return any([self._line(line.decode("utf-8", "replace")) for line in lines if line.strip()])
+        news = [self._line(line.decode("utf-8", "replace")) for line in lines if line.strip()]
+        return any(news)
 
     def _line(self, line: str) -> bool:
         before = (self.text, self.done)

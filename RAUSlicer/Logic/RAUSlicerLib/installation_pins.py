@@ -65,7 +65,7 @@ def read_pins(path: Path) -> Pins:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         text = ""
-    found = []
+    found: list[Pin] = []
     for block in text.split("\n"):
         if found and block[:1].isspace() and block.strip():
             found[-1] = Pin(found[-1].name, found[-1].text + "\n" + block)

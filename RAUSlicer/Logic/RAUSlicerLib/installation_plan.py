@@ -25,7 +25,7 @@ BUILDS = (("auto", _("Automatic")), ("cpu", _("For the CPU")), ("cuda", _("For a
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose. build: auto, cpu or cuda. wheels: an offline folder, or empty. proxy: host:port, or empty."""
+    """What the user chose. build: auto, cpu or cuda. wheels: an offline folder; proxy: host:port; both may be empty."""
 
     build: str = "auto"
     wheels: str = ""

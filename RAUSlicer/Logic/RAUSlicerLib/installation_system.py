@@ -74,10 +74,10 @@ def is_store_stub(program: str) -> bool:
 def python_from(program: str, told: Mapping[str, Any]) -> Python | None:
     """The Python of a probe's answer; None when it will not do."""
     try:
-        version = tuple(int(n) for n in told["version"])
-        usable = LEAST <= version[:2] < BEYOND and told["bits"] == 64 and told["venv"] and told["pip"]
+        major, minor, micro = (int(n) for n in told["version"])
+        usable = LEAST <= (major, minor) < BEYOND and told["bits"] == 64 and told["venv"] and told["pip"]
         pip = tuple(str(one) for one in told["pip"])
-        return Python(program, (*version, 0, 0)[:3], pip, str(told["index"])) if usable else None
+        return Python(program, (major, minor, micro), pip, str(told["index"])) if usable else None
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

@@ -1,0 +1,408 @@
+"""Set-up of the worker's own environment from a folder of tiny wheels: whole, broken off, repaired, removed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from RAUSlicerLib import environment, installation_files, installation_helper, installation_pins, installation_system
+from RAUSlicerLib.installation_output import Output, problem_of
+from RAUSlicerLib.installation_plan import Options, make_plan
+from RAUSlicerLib.installation_system import Gpu, Python
+from RAUSlicerLib.problems import Problem
+
+TORCH, PACKAGE = "torch", "stand-in"
+HERE = str(Path(sys.executable).parent)
+
+
+def wheel(folder: Path, name: str, files: dict[str, str], version: str = "1.0") -> Path:
+    """A wheel of text files."""
+    stem = name.replace("-", "_")
+    info = f"{stem}-{version}.dist-info"
+    content = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    path = folder / f"{stem}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        for where, text in content.items():
+            file.writestr(where, text)
+    return path
+
+
+def pin(path: Path, name: str, version: str = "1.0") -> str:
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """Two wheels; the one for torch brings the packages of the tests' own Python along, so that the engine runs."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    import numpy
+
+    packages = Path(numpy.__file__).parents[1]
+    first = wheel(folder, TORCH, {"engine_packages.pth": f"{packages}\n"})
+    second = wheel(folder, PACKAGE, {"stand_in.py": "here = True\n"})
+    (folder / "requirements.txt").write_text(pin(first, TORCH) + pin(second, PACKAGE))
+    return folder
+
+
+class Setup:
+    """An installation in a folder of the test, with what it told."""
+
+    def __init__(self, host: Any, folder: Path, **variables: str) -> None:
+        from RAUSlicerLib.installation import Installation
+        from RAUSlicerLib.qt_process import QtProcess, later
+
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("PIP_") and k != "RAU_PYTHON"}
+        self.variables = {**kept, "PATH": HERE, "RAU_ENVIRONMENT": str(folder / "environment"), **variables}
+        self.host, self.told = host, []
+        self.machine = Installation(QtProcess, later, lambda: self.variables, on_state=self.told.append)
+
+    def look(self, wheels: Path | None = None, **options: str) -> Any:
+        self.machine.look(Options(wheels=str(wheels or ""), **options))
+        return self.settle()
+
+    def settle(self, seconds: float = 120.0) -> Any:
+        assert self.host.spin(lambda: not self.machine.state.busy, seconds), self.machine.state
+        return self.machine.state
+
+    def set_up(self, wheels: Path | None = None, **options: str) -> Any:
+        assert self.look(wheels, **options).phase == "asking", self.machine.state.problem
+        self.machine.start()
+        return self.settle()
+
+
+@pytest.fixture
+def setup(host: Any, tmp_path: Path) -> Iterator[Setup]:
+    made = Setup(host, tmp_path)
+    yield made
+    made.machine.close()
+
+
+# -- the whole way
+def test_an_environment_is_made_from_a_folder_without_a_download_and_the_worker_starts_in_it(
+    host: Any, setup: Setup, wheels: Path
+) -> None:
+    state = setup.look(wheels)
+    words = " ".join(state.plan.words())
+    assert "Nothing is downloaded" in words and str(wheels) in words and "are free" in words
+    assert not setup.machine.root.exists(), "to look makes nothing"
+    setup.machine.start()
+    with host.stalls() as gaps:
+        state = setup.settle()
+    assert state.phase == "made", state.problem
+    assert max(gaps.own) < 200
+    phases = list(dict.fromkeys(one.phase for one in setup.told))
+    assert phases == ["looking", "asking", "making", "torch", "packages", "checking", "made"]
+    shares = [one.done for one in setup.told if one.phase in ("making", "torch", "packages", "checking")]
+    assert shares == sorted(shares) and shares[-1] > 0.9
+    root = setup.machine.root
+    assert state.made["versions"]["torch"] and state.made["device"] in ("cpu", "cuda")
+    assert sorted(one.name for one in root.iterdir() if one.is_dir()) == ["python"], "caches are gone"
+    launch = environment.launch("", setup.variables)
+    assert Path(launch.program) == root.joinpath("python", *environment.WITHIN)
+    assert ready_of(host, launch)["versions"]["rau"]
+    setup.machine.remove()
+    assert setup.settle().phase == "none" and not root.exists()
+    with pytest.raises(Problem, match="No Python"):
+        environment.find_python("", {**setup.variables, "HOME": str(root)}, root / "Logic")
+
+
+def ready_of(host: Any, launch: Any) -> Any:
+    from RAUSlicerLib.qt_process import QtProcess, later
+    from RAUSlicerLib.worker_client import WorkerClient
+
+    client, told = WorkerClient(QtProcess, later), []
+    client.listener = told.append
+    client.ensure(launch)
+    assert host.spin(lambda: bool(told), 60)
+    client.stop(wait=2.0)
+    assert told[0]["event"] == "ready", told
+    return told[0]
+
+
+def test_what_broke_off_is_gone_on_with(setup: Setup, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = (wheels / "requirements.txt").read_text()
+    (wheels / "requirements.txt").write_text(good.rsplit("sha256:", 1)[0] + "sha256:" + "0" * 64 + "\n")
+    state = setup.set_up(wheels)
+    assert state.phase == "failed" and state.problem.kind == "Hash" and "stand" in state.problem.message
+    site = next(setup.machine.root.glob("python/lib*/**/engine_packages.pth"))
+    written = site.stat().st_mtime_ns
+    assert environment.made_environment(setup.machine.root) is None, "half an environment is none"
+    (wheels / "requirements.txt").write_text(good)
+    no_check(monkeypatch)
+    again = Setup(setup.host, setup.machine.root.parent)
+    assert again.machine.state.phase == "half"
+    assert again.set_up(wheels).phase == "made"
+    assert site.stat().st_mtime_ns == written, "what was there was not made anew"
+    assert again.set_up(wheels).phase == "made", "and a repair makes it anew"
+    assert site.stat().st_mtime_ns != written
+
+
+def no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the import of torch, where the test is about something else."""
+    from RAUSlicerLib import installation_plan
+
+    monkeypatch.setattr(installation_plan, "LOGIC_FOLDER", Path("/nowhere"))
+    whole = installation_system.helper
+
+    def helper(program: str, arguments: Any, variables: Any) -> Any:
+        return whole(program, ("probe",) if arguments[0] == "check" else arguments, variables)
+
+    monkeypatch.setattr(installation_plan.system, "helper", helper)
+
+
+def slow_package(folder: Path) -> None:
+    """A source package that takes a minute to build."""
+    backend = "import time\ndef build_wheel(*a, **k): time.sleep(60)\nprepare_metadata_for_build_wheel = build_wheel\n"
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "slow"\nbackend-path = ["."]\n',
+        "slow.py": backend,
+        "PKG-INFO": "Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n",
+    }
+    with tarfile.open(folder / "slow-1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"slow-1.0/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    with (folder / "requirements.txt").open("a") as file:
+        file.write(pin(folder / "slow-1.0.tar.gz", "slow"))
+
+
+def test_cancel_ends_the_processes_and_leaves_nothing(host: Any, setup: Setup, wheels: Path) -> None:
+    slow_package(wheels)
+    assert setup.look(wheels).phase == "asking"
+    setup.machine.start()
+    assert host.spin(lambda: setup.machine.state.phase == "packages" and "slow" in setup.machine.state.text, 60)
+    process = setup.machine._process
+    pid = process.pid()
+    setup.machine.cancel()
+    assert setup.settle(20).phase == "none"
+    assert not setup.machine.root.exists() and not os.path.exists(f"/proc/{pid}")
+
+
+def test_quitting_keeps_the_half_and_another_window_waits(host: Any, setup: Setup, wheels: Path) -> None:
+    slow_package(wheels)
+    setup.look(wheels)
+    setup.machine.start()
+    assert host.spin(lambda: setup.machine.state.phase == "packages", 60)
+    note = setup.machine.root / "at-work.json"
+    assert str(os.getpid()) in note.read_text()
+    setup.machine.close()
+    assert not note.exists() and (setup.machine.root / "python").is_dir()
+    note.write_text(f'{{"process": {os.getppid()}}}')
+    with pytest.raises(Problem, match="Another Slicer"):
+        installation_system.claim(setup.machine.root)
+
+
+# -- what goes wrong, in one line each
+def test_a_damaged_wheel_is_told_by_name(setup: Setup, wheels: Path) -> None:
+    broken = wheels / "stand_in-1.0-py3-none-any.whl"
+    broken.write_bytes(broken.read_bytes()[:200])
+    text = (wheels / "requirements.txt").read_text().splitlines(keepends=True)
+    (wheels / "requirements.txt").write_text(text[0] + pin(broken, PACKAGE))
+    problem = setup.set_up(wheels).problem
+    assert problem.kind == "Damaged" and "stand_in" in problem.message and "\n" not in str(problem)
+
+
+def test_a_wheel_that_the_folder_lacks_is_told_by_name(setup: Setup, wheels: Path) -> None:
+    with (wheels / "requirements.txt").open("a") as file:
+        file.write(f"elsewhere==2.0 --hash=sha256:{'1' * 64}\n")
+    problem = setup.set_up(wheels).problem
+    assert "lacks elsewhere==2.0" in problem.message and "folder" in problem.hint
+
+
+@pytest.mark.parametrize(
+    "variables, kind",
+    [
+        ({"PIP_INDEX_URL": "http://127.0.0.1:9/simple"}, "Network"),
+        ({"PIP_INDEX_URL": "http://index.invalid/simple", "http_proxy": "http://127.0.0.1:9"}, "Proxy"),
+    ],
+)
+def test_no_network_and_no_proxy_are_told(host: Any, tmp_path: Path, variables: dict[str, str], kind: str) -> None:
+    quick = {"PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_TIMEOUT": "5"}
+    setup = Setup(host, tmp_path, **quick, **variables)
+    state = setup.look(build="cpu")
+    words = " ".join(state.plan.words())
+    assert installation_system.host_of(variables["PIP_INDEX_URL"]) in words and "GB" in words
+    assert ("proxy 127.0.0.1:9" in words) == (kind == "Proxy")
+    with_room(setup)
+    setup.machine.start()
+    problem = setup.settle().problem
+    assert problem.kind == kind and "button again" in problem.hint and "\n" not in str(problem)
+
+
+def with_room(setup: Setup) -> None:
+    """The test needs no gigabytes."""
+    setup.machine.state = replace(setup.machine.state, plan=replace(setup.machine.state.plan, needed=0.0))
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_made(setup: Setup, wheels: Path) -> None:
+    plan = setup.look(wheels).plan
+    setup.machine.state = replace(setup.machine.state, plan=replace(plan, free=1e9, needed=7e9))
+    setup.machine.start()
+    state = setup.machine.state
+    assert state.phase == "failed" and state.problem.kind == "DiskFull"
+    assert "7.0 GB" in state.problem.message and "1.0 GB are free" in state.problem.message
+    assert not setup.machine.root.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(host: Any, tmp_path: Path, wheels: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    setup = Setup(host, tmp_path / "file")
+    problem = setup.set_up(wheels).problem
+    assert problem.kind == "PermissionError" and "cannot be written" in problem.message
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="shell scripts")
+def test_pythons_that_will_not_do_are_passed_over(host: Any, tmp_path: Path, wheels: Path) -> None:
+    old = '{"version": [3, 8, 2], "bits": 64, "pip": ["p"], "venv": true, "index": ""}'
+    script(tmp_path / "bin" / "python3", f"echo '{old}'\n")
+    script(tmp_path / "bin" / "python", "exit 9\n")
+    setup = Setup(host, tmp_path, PATH=str(tmp_path / "bin"))
+    state = setup.look(wheels)
+    assert state.phase == "failed" and "No Python 3.10" in state.problem.message and "Advanced" in state.problem.hint
+    home = script(tmp_path / "slicer" / "bin" / "PythonSlicer", f'exec "{sys.executable}" "$@"\n').parents[1]
+    setup.machine.slicer_home = str(home)
+    assert setup.look(wheels).plan.python.program == str(home / "bin" / "PythonSlicer"), "Slicer's own serves too"
+    assert setup.look(tmp_path).problem.message.startswith("There are no wheels")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="shell scripts")
+def test_an_environment_of_a_moved_python_keeps_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = script(tmp_path / "bin" / "python", f'[ -n "$PYTHONHOME" ] || exit 1\necho "{tmp_path}"\n')
+    monkeypatch.setenv("PYTHONHOME", "/slicer/lib/Python")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/slicer/lib")
+    assert installation_helper.needed_variables(str(python), str(tmp_path)) == {"PYTHONHOME": "/slicer/lib/Python"}
+    script(python, f'echo "{tmp_path}"\n')
+    assert installation_helper.needed_variables(str(python), str(tmp_path)) == {}
+    script(python, "echo /elsewhere\n")
+    with pytest.raises(SystemExit, match="does not run"):
+        installation_helper.needed_variables(str(python), str(tmp_path))
+
+
+# -- parts
+@pytest.mark.parametrize(
+    "said, offline, kind, words",
+    [
+        ("OSError: [Errno 28] No space left on device", False, "DiskFull", "disk is full"),
+        (
+            "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))",
+            False,
+            "Certificate",
+            "not trusted",
+        ),
+        ("ERROR: HTTP error 403 while getting it\n403 Client Error: Forbidden", False, "Refused", "refuses"),
+        ("ERROR: Wheel 'scipy' located at /w/scipy-1.0-cp312.whl is invalid.", True, "Damaged", "scipy-1.0-cp312.whl"),
+        ("ERROR: No matching distribution found for scipy==1.0", False, "Lacking", "lacks scipy==1.0"),
+        ("ERROR: a.whl is not a supported wheel on this platform.", True, "Unsuitable", "another system"),
+        ("PermissionError: [WinError 5] Access is denied: 'torch.dll'", False, "Permission", "cannot be written"),
+        ("error: dns error: failed to lookup address information", False, "Network", "cannot be reached"),
+        ("Traceback\nValueError: something of its own", False, "InputError", "something of its own"),
+    ],
+)
+def test_what_the_tools_say_becomes_one_line_and_what_to_do(said: str, offline: bool, kind: str, words: str) -> None:
+    problem = problem_of(said.splitlines(), offline, "packages")
+    assert problem.kind == kind and words in str(problem)
+    assert problem.hint and "\n" not in str(problem)
+
+
+def test_progress_follows_what_is_downloaded_and_never_goes_back() -> None:
+    output, shares, texts = Output(2), [], []
+    said = "Collecting torch==2.0\n  Downloading torch-2.0-cp312.whl (800 MB)\n"
+    said += "".join(f"Progress {n}00000000 of 800000000\n" for n in range(9))
+    said += "Collecting scipy==1.0\nInstalling collected packages: torch, scipy\nSuccessfully installed\n"
+    for start in range(0, len(said), 7):
+        output.feed(said[start : start + 7].encode(), "out")
+        shares.append(output.done)
+        texts.append(output.text)
+    assert shares == sorted(shares) and 0.8 < shares[-1] <= 1
+    assert any("400 of 800 MB" in text and "torch" in text for text in texts)
+    assert texts[-1] == "Putting the packages in place"
+
+
+def plan_for(tmp_path: Path, gpu: Gpu | None, platform: str = "linux", **options: str) -> Any:
+    python = Python("/usr/bin/python3", (3, 12, 1), ("/pip.whl",))
+    return make_plan(tmp_path / "root", python, gpu, Options(**options), {"PATH": "/bin"}, platform)
+
+
+def test_the_build_of_pytorch_follows_the_driver_unless_chosen(tmp_path: Path) -> None:
+    new, old = Gpu("RTX A4000", "580.65.06", 16376, 15000), Gpu("GTX 1080", "470.1", 8192, 8000)
+    assert plan_for(tmp_path, None).build == "cpu" and plan_for(tmp_path, new).build == "cuda"
+    assert plan_for(tmp_path, new, build="cpu").build == "cpu" and plan_for(tmp_path, new, "darwin").build == "cpu"
+    assert "RTX A4000" in " ".join(plan_for(tmp_path, new).words())
+    (tmp_path / "root").mkdir()
+
+    def torch_step(gpu: Gpu | None, **options: str) -> str:
+        steps = plan_for(tmp_path, gpu, **options).steps("26.0", {})
+        return " ".join(next(one for one in steps if one.phase == "torch").launch.arguments)
+
+    if sys.platform.startswith("linux"):
+        assert "--require-hashes" in torch_step(new), "the usual index has it, with checksums"
+        assert "--torch-backend cpu" in torch_step(None) and "--torch-backend auto" in torch_step(old)
+        assert "PyTorch's own index" in " ".join(plan_for(tmp_path, None).words())
+    assert "--torch-backend cpu" in torch_step(new, build="cpu") or sys.platform == "win32"
+
+
+def test_a_password_in_the_proxy_or_the_index_is_not_shown(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path, None, proxy="http://jane:secret@proxy.example:8080")
+    plan = replace(plan, python=replace(plan.python, index="https://jane:secret@index.example/simple"))
+    words = " ".join(plan.words())
+    assert "proxy.example:8080" in words and "index.example" in words and "secret" not in words
+    assert dict(plan.variables)["HTTPS_PROXY"] == "http://jane:secret@proxy.example:8080"
+    with pytest.raises(Problem, match="proxy"):
+        plan_for(tmp_path, None, proxy="not an address")
+
+
+def test_gpus_are_read_from_what_the_driver_says() -> None:
+    said = "NVIDIA RTX A4000, 580.65, 16376, 1000\nNVIDIA T4, 580.65, 15360, 15000\n"
+    assert installation_system.gpu_from(said) == Gpu("NVIDIA T4", "580.65", 15360, 15000)
+    assert installation_system.gpu_from("NVIDIA-SMI has failed\n") is None
+
+
+def test_the_pinned_list_has_what_the_project_depends_on_and_checksums(repository: Path) -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    direct = [*project["dependencies"], *project["optional-dependencies"]["dicom"]]
+    names = {installation_pins.normalised(one.split(">")[0].split("=")[0]) for one in direct}
+    pins = installation_pins.read_pins(installation_pins.REQUIREMENTS)
+    assert names <= {one.name for one in pins.every} and {"pip", "setuptools", "uv"} <= {one.name for one in pins.every}
+    assert pins.hashed and all(one.version for one in pins.every)
+    assert "://" not in installation_pins.REQUIREMENTS.read_text(), "no host of an index"
+    makefile = (repository / "Makefile").read_text()
+    for one in pins.named(installation_pins.TORCH):
+        assert f"{one.name}=={one.version}" in makefile, "the same PyTorch as the tests run with"
+
+
+def test_deleting_goes_in_steps_and_follows_no_link(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    gone = tmp_path / "gone"
+    (gone / "below").mkdir(parents=True)
+    for index in range(120):
+        (gone / "below" / str(index)).write_text("x")
+    os.symlink(kept, gone / "link")
+    assert sum(1 for _ in installation_files.deletion([gone])) == 3
+    assert not gone.exists() and (kept / "file").exists()
