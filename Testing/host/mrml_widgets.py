@@ -75,6 +75,7 @@ class ctkPathLineEdit(qt.QWidget):
     """A path as text; the button that opens a file dialog does nothing here."""
 
     currentPathChanged = Signal(str)
+    Dirs, Files, Readable, Writable, Executable = 0x1, 0x2, 0x10, 0x20, 0x40
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -85,8 +86,9 @@ class ctkPathLineEdit(qt.QWidget):
         row.addWidget(self._edit)
         row.addWidget(button)
         self._edit.textChanged.connect(lambda text: self.currentPathChanged.emit(text))
-        self._settings = ""
+        self._settings, self._filters = "", self.Files
 
+    filters = Property(int, lambda self: self._filters, lambda self, value: setattr(self, "_filters", value))
     currentPath = Property(str, lambda self: self._edit.text, lambda self, path: self._edit.setText(path))
     settingKey = Property(str, lambda self: self._settings, lambda self, key: setattr(self, "_settings", key))
 

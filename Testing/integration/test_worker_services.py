@@ -173,7 +173,7 @@ def test_the_bank_segments_as_the_reference_itself_does(service, folder, pair, t
         service.send(**{**message, "references": [], "bank": str(bank.root), "bank_ids": ids, "numbers": numbers})
         events = service.until("done", "error")
         assert events[-1]["event"] == "done", events[-1]
-        assert any("From the bank" in e.get("message", "") for e in events)
+        assert any("from the bank" in e.get("message", "") for e in events)
         assert events[-1]["report"]["provenance"]["bank"]["used"][0]["id"] == entry.id
         found = np.load(folder / "result-7.npy")
         expected = np.where(wanted > 0, 100 - wanted.astype(int), 0)

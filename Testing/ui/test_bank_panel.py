@@ -213,3 +213,23 @@ def test_closing_the_scene_drops_what_is_under_way(host: Any, accepting: Any) ->
     host.clear()
     settle(host)
     assert not accepting.logic.busy() and accepting.ui.segmentButton.text == "Segment from reference"
+
+
+def test_what_is_accepted_is_saved_beside_a_scene_that_has_a_file(
+    host: Any, accepting: Any, case: Any, tmp_path: Path
+) -> None:
+    """A crash later takes nothing of what was accepted."""
+    from rau.volume.labels import read_labels
+
+    scene = tmp_path / "case" / "case.mrml"
+    scene.parent.mkdir()
+    scene.write_text("<MRML></MRML>")
+    host.scene.SetURL(str(scene))
+    try:
+        told = press(host, accepting, "acceptButton")
+        (path,) = scene.parent.glob("accepted-*.seg.nrrd")
+        assert told.startswith("Accepted into the bank") and path.name in told
+        assert read_labels(path).structures[0].name == "liver"
+        assert "has this case already" in press(host, accepting, "acceptButton")
+    finally:
+        host.scene.SetURL("")

@@ -199,3 +199,13 @@ def test_parameter_node_and_choices_agree_with_the_settings_of_the_engine(host: 
     sent = settings.Choices(structures=("liver",), all=False).settings()
     assert SegmentSettings(**sent) == SegmentSettings(structures=("liver",))
     assert SegmentSettings(**settings.Choices(structures=(), all=True).settings()) == SegmentSettings()
+
+
+def test_every_control_says_what_it_does_and_can_be_reached_with_the_keyboard(host: Any, panel: Any) -> None:
+    qt = lazy.qt()
+    kinds = ("QAbstractButton", "QLineEdit", "QComboBox", "QTreeWidget", "QSpinBox", "QPlainTextEdit")
+    controls = [w for w in vars(panel.ui).values() if any(w.inherits(kind) for kind in kinds)]
+    assert len(controls) > 25
+    for control in controls:
+        assert control.focusPolicy & qt.Qt.TabFocus, control.name
+        assert control.toolTip, control.name

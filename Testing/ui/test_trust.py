@@ -37,11 +37,11 @@ def test_every_structure_has_a_light_with_a_word_and_what_it_rests_on(
     found = rows(chosen.ui.resultTree)
     assert [row[1] for row in found[:4]] == ["\u25a0 doubtful", "\u25b2 check", "\u2013 not found", "\u25cf good"]
     assert found[0][2].endswith(" ml") and found[2][2] == ""
-    details = chosen.ui.detailsLabel.text
+    details = chosen.ui.detailsText.plainText
     assert "Expected Dice 0.41 (0.21 to 0.46 in 90 of 100 cases)" in details, "the worst is chosen"
     assert "Odd: it lies in 3 pieces, in the reference in one." in details and "as it was copied" in details
     chosen.ui.resultTree.setCurrentItem(chosen.ui.resultTree.topLevelItem(3))
-    assert "Expected Dice 0.92" in chosen.ui.detailsLabel.text and "Odd" not in chosen.ui.detailsLabel.text
+    assert "Expected Dice 0.92" in chosen.ui.detailsText.plainText and "Odd" not in chosen.ui.detailsText.plainText
     assert f"Check first: {found[0][0]}, {found[1][0]}" in chosen.message.notice.lines
     picture("panel-trust", chosen.parent)
 
@@ -152,7 +152,7 @@ def test_a_damaged_state_of_a_foreign_scene_is_no_result(host: Any, chosen: Any,
     run(host, chosen)
     chosen._parameterNode.result = text
     settle(host)
-    assert chosen.ui.resultTree.topLevelItemCount == 0 and chosen.ui.detailsLabel.text == ""
+    assert chosen.ui.resultTree.topLevelItemCount == 0 and chosen.ui.detailsText.plainText == ""
     assert chosen.ui.undoButton.enabled
 
 

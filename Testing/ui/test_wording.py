@@ -46,3 +46,11 @@ def test_a_problem_is_one_line_and_what_to_do() -> None:
     assert (notice.kind, notice.title, notice.lines) == ("error", "It <broke>. Badly.", ("Mend it.",))
     assert "&lt;broke&gt;" in notice.as_html()
     assert wording.problem_notice(Problem("Pick one", kind=NOT_CHOSEN)).kind == "info"
+
+
+def test_what_the_bank_gave_is_told_and_is_no_warning() -> None:
+    used = [{"id": "0123456789abcdef", "reason": "similarity 0.91; CT"}]
+    structures = [{"value": 1, "name": "liver", "present": True}]
+    state = RunState("done", report={"structures": structures, "provenance": {"bank": {"used": used}}})
+    notice = wording.outcome(state)
+    assert notice.kind == "done" and notice.lines[0] == "From the bank: 01234567 (similarity 0.91; CT)"

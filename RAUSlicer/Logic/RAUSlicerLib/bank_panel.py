@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+import ctk
 import qt
 import slicer
 
@@ -26,6 +27,7 @@ class BankPanel:
         self.entries: tuple[BankEntry, ...] = ()
         self._folder = ""  # that the entries are of
         self._quiet = False
+        self.ui.bankFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         columns(self.ui.bankTree, [_("Reference"), _("Modality"), _("Spacing")])
         self.ui.bankTree.setIconSize(qt.QSize(ICON, ICON))
         self.ui.bankTree.connect("itemChanged(QTreeWidgetItem*,int)", self._on_item)

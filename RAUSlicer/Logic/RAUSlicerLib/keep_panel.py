@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ctk
 import slicer
 
 from RAUSlicerLib import patient
@@ -34,6 +35,7 @@ class KeepPanel:
     def __init__(self, context: Context, result: ResultPanel, bank: BankPanel) -> None:
         self.context, self.ui, self.result, self.bank = context, context.ui, result, bank
         self._confirmed = ""  # the file that a second press replaces
+        self.ui.exportPathEdit.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Writable
         for ending, text in FORMATS:
             self.ui.exportBox.addItem(text, ending)
         self.ui.exportBox.connect("currentIndexChanged(int)", lambda index: self._suggest())
@@ -62,19 +64,35 @@ class KeepPanel:
             if answer.problem is not None:
                 raise answer.problem
             self.bank.used(folder)
-            self._accepted(answer)
+            self._accepted(answer, target, segmentation)
 
         self.context.ask("accept", CaseInputs(target, segmentation, more), _("Putting the case into the bank"), end)
 
-    def _accepted(self, answer: Answer) -> None:
+    def _accepted(self, answer: Answer, target: Any, segmentation: Any) -> None:
         label, names = str(answer.report["label"]), ", ".join(answer.report["structures"])
+        lines = (_("Structures: {names}").format(names=names), *answer.warnings)
         if answer.report["known"]:
-            title = _("The bank has this case already, as {label}").format(label=label)
-        else:
-            title = _("Accepted into the bank as {label}").format(label=label)
-            for edit in (self.ui.titleEdit, self.ui.noteEdit):
-                edit.text = ""
-        self.context.tell("done", title + ".", _("Structures: {names}").format(names=names), *answer.warnings)
+            self.context.tell("done", _("The bank has this case already, as {label}").format(label=label) + ".", *lines)
+            return
+        for edit in (self.ui.titleEdit, self.ui.noteEdit):
+            edit.text = ""
+        title = _("Accepted into the bank as {label}").format(label=label) + "."
+        self.context.tell("done", title, *lines)
+        path = beside_scene(str(answer.report["id"]))
+        if path is not None:
+            self._save_beside(path, target, segmentation, (title, *lines))
+
+    def _save_beside(self, path: Path, target: Any, segmentation: Any, told: tuple[str, ...]) -> None:
+        """What was accepted, as a file beside the scene that is saved already: it outlives a crash."""
+
+        def end(answer: Answer) -> None:
+            if answer.problem is not None:
+                self.context.tell("warning", *told, _("Beside the scene: {why}").format(why=answer.problem))
+            else:
+                self.context.tell("done", *told, _("Beside the scene: {name}").format(name=path.name))
+
+        more = {"path": str(path), "provenance": self._provenance(), "source_dicom": []}
+        self.context.ask("export", CaseInputs(target, segmentation, more, flat=True), _("Saving beside the scene"), end)
 
     def _structure_names(self, segmentation: Any) -> dict[str, str]:
         names = [one.name for one in shown_segments(segmentation)]
@@ -172,6 +190,13 @@ class KeepPanel:
         for number, one in enumerate(node.referenceSegmentations, start=1):
             found[_("the segmentation of reference {n}").format(n=number)] = one
         return dict(sorted(found.items(), key=lambda item: -len(item[1].GetName() if item[1] else "")))
+
+
+def beside_scene(entry_id: str) -> Path | None:
+    """Where an accepted case is saved; None while the scene has no file."""
+    url = str(slicer.mrmlScene.GetURL() or "")
+    folder = Path(url).parent
+    return folder / f"accepted-{entry_id[:8]}.seg.nrrd" if url and Path(url).is_file() else None
 
 
 def page_of(result: RunResult | None, nodes: dict[str, Any]) -> dict[str, Any]:

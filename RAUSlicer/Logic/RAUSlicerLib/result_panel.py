@@ -99,8 +99,9 @@ class ResultPanel:
 
     def _on_structure(self, *_items: Any) -> None:
         one = self.chosen()
-        self.ui.detailsLabel.text = trust.details(one, self.result.level) if one and self.result else ""
-        self.ui.detailsLabel.visible = one is not None
+        text = trust.details(one, self.result.level) if one and self.result else ""
+        if self.ui.detailsText.plainText != text:
+            self.ui.detailsText.setPlainText(text)
 
     def _on_slice(self, item: Any, *_more: Any) -> None:
         """A click, Return, or the arrow keys."""

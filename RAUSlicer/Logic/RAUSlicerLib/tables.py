@@ -8,7 +8,7 @@ import qt
 
 VALUE_ROLE = 256  # Qt.UserRole
 MOST_ROWS = 8  # that a table shows without scrolling
-HEADER = 32  # pixels of header and frame
+HEADER = 26  # pixels of header and frame
 
 
 def columns(tree: Any, names: list[str]) -> None:
@@ -23,7 +23,7 @@ def columns(tree: Any, names: list[str]) -> None:
 def fit(tree: Any, most: int = MOST_ROWS) -> None:
     """As high as its rows need, up to `most` of them."""
     rows = min(most, max(1, tree.topLevelItemCount))
-    tree.setFixedHeight(rows * max(18, tree.sizeHintForRow(0)) + HEADER)
+    tree.setFixedHeight(rows * max(14, tree.sizeHintForRow(0)) + HEADER)
 
 
 def swatch(color: tuple[float, float, float]) -> Any:

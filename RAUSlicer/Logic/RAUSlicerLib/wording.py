@@ -74,6 +74,8 @@ def outcome(state: RunState) -> Notice:
     lines += [_("Check first: {names}").format(names=", ".join(doubtful))] if doubtful else []
     lines += [warning.rstrip(".") + "." for warning in state.warnings]
     kind = "warning" if lines else "done"
+    used = state.report.get("provenance", {}).get("bank", {}).get("used", ())
+    lines += [_("From the bank: {id} ({why})").format(id=one["id"][:8], why=one["reason"]) for one in used]
     lines.append(_("Check every slice before use."))
     return Notice(kind, title.format(n=count, s=f"{state.seconds:.0f}"), tuple(lines))
 

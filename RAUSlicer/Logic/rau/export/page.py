@@ -35,10 +35,10 @@ STYLE = """
 body { font: 10pt/1.4 system-ui, sans-serif; color: #1c1f24; max-width: 190mm; margin: 8mm auto; padding: 0 4mm }
 h1 { font-size: 15pt; margin: 0 0 1mm } h2 { font-size: 11pt; margin: 5mm 0 1mm }
 .limits { border: 1px solid #d0342c; color: #a1211b; padding: 1mm 3mm; font-weight: 600 }
-img { width: 100%; border-radius: 2mm } p { margin: 1mm 0 }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: 1mm 2mm 1mm 0;
+img { max-width: 100%; max-height: 105mm; border-radius: 2mm } p { margin: 1mm 0 }
+table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: 1mm 3mm 1mm 0;
 border-bottom: 1px solid #d8dbe0; vertical-align: top } td.number, th.number { text-align: right }
-.swatch { display: inline-block; width: 3mm; height: 3mm; margin-right: 2mm; border: 1px solid #0003 }
+.swatch { display: inline-block; width: 3mm; height: 3mm; margin-right: 2mm; border: 1px solid #888 }
 .green { color: #1d7a43 } .amber { color: #9a5b00 } .red { color: #b3261e } .absent { color: #666 }
 footer { margin-top: 5mm; color: #666; font-size: 8.5pt }
 """

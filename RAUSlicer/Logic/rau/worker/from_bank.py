@@ -25,8 +25,6 @@ def from_bank(request: SegmentJob, target: Volume, engine: Engine, tell: Callabl
 
     bank = Bank.open(request.bank)
     picked = pick(bank, target, engine, request.settings, ids=request.bank_ids, tell=tell)
-    for one in picked.chosen:
-        tell(f"From the bank: {one.entry.label} ({one.reason})")
     return replace(picked, references=tuple(numbered(one, request.numbers) for one in picked.references))
 
 
