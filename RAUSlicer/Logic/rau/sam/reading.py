@@ -64,6 +64,7 @@ class MemoryReader(MemoryAttention):
         place, memory, memory_pos = (one.transpose(0, 1) for one in (place, memory, memory_pos))
         spans = _Spans(x.shape[1], memory.shape[1] - num_obj_ptr_tokens)
         pool = self.economy.pool if spans.can_pool(self.economy.pool) else 1
+        turns = [spans.turns(layer.cross_attn_image, pool, x.device) for layer in self.layers]
         half = torch.autocast(x.device.type, torch.bfloat16) if self.economy.half else nullcontext()
         with half:
             x = self.layers[0]._forward_sa(x, place)
@@ -73,7 +74,8 @@ class MemoryReader(MemoryAttention):
                 rows = slice(start, start + group)
                 kept, kept_pos = (spans.pooled(one[rows], pool) for one in (memory, memory_pos))
                 mine = x[rows] if len(x) > 1 else x.expand(len(kept), -1, -1)
-                parts.append(self._read(mine, place if len(place) == 1 else place[rows], kept, kept_pos, spans, pool))
+                there = place if len(place) == 1 else place[rows]
+                parts.append(self._read(mine, there, kept, kept_pos, turns, 2 * math.log(pool)))
             found = torch.cat(parts)
         return self.norm(found.float()).transpose(0, 1)
 
@@ -83,13 +85,19 @@ class MemoryReader(MemoryAttention):
         plain = all(isinstance(one, RoPEAttention) and one.num_heads == 1 for pair in kinds for one in pair)
         return plain and self.batch_first
 
-    def _read(self, x: Tensor, place: Tensor, memory: Tensor, memory_pos: Tensor, spans: _Spans, pool: int) -> Tensor:
-        """All layers for a group of rows, after the first self-attention. x: (B, T, C) -> the same."""
+    def _read(
+        self, x: Tensor, place: Tensor, memory: Tensor, memory_pos: Tensor, turns: list[Turns], weight: float
+    ) -> Tensor:
+        """All layers for a group of rows, after the first self-attention. x: (B, T, C) -> the same.
+
+        weight: added to the scores of spatial tokens; a mean of n tokens counts n times.
+        """
+        placed = memory + memory_pos
         for number, layer in enumerate(self.layers):
             x = layer._forward_sa(x, place) if number else x
             asked = layer.norm2(x) + place if layer.pos_enc_at_cross_attn_queries else layer.norm2(x)
-            keys = memory + memory_pos if layer.pos_enc_at_cross_attn_keys else memory
-            x = x + _cross(layer.cross_attn_image, asked, keys, memory, spans, pool)
+            keys = placed if layer.pos_enc_at_cross_attn_keys else memory
+            x = x + _cross(layer.cross_attn_image, asked, keys, memory, turns[number], weight)
             x = x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
         return x
 
@@ -117,29 +125,40 @@ class _Spans:
         small = F.avg_pool2d(maps, pool).permute(0, 2, 3, 1).reshape(rows, -1, channels)
         return torch.cat([small, x[:, self.spatial :]], 1)
 
-    def turns(self, attention: Any, pool: int) -> Tensor:
-        """(T / pool^2, C / 2) complex: the rotary encoding at the middle of pooled positions."""
-        side = self.side // pool
-        line = (torch.arange(side, dtype=torch.float32) + 0.5) * pool - 0.5
-        dim, theta = attention.internal_dim, attention.compute_cis.keywords["theta"]
-        waves = 1.0 / theta ** (torch.arange(0, dim, 4)[: dim // 4].float() / dim)
-        along = torch.outer(line, waves)
-        angles = torch.cat([along.repeat(side, 1), along.repeat_interleave(side, 0)], 1)
-        return torch.polar(torch.ones_like(angles), angles)
+    def turns(self, attention: Any, pool: int, device: torch.device) -> Turns:
+        """Of the slice's own positions and of the pooled ones of the memory."""
+        own, pooled = (rotation(self.side, one, attention).to(device) for one in (1, pool))
+        return Turns(own, pooled, self.spatial // pool**2)
 
 
-def _cross(attention: Any, asked: Tensor, keys: Tensor, values: Tensor, spans: _Spans, pool: int) -> Tensor:
+@dataclass(frozen=True)
+class Turns:
+    """own: (T, C / 2) complex; pooled: (T / pool^2, C / 2); spatial: memory tokens that have a position."""
+
+    own: Tensor
+    pooled: Tensor
+    spatial: int
+
+
+def rotation(side: int, pool: int, attention: Any) -> Tensor:
+    """(T / pool^2, C / 2) complex: the rotary encoding at the middle of pooled positions, `side` positions a side."""
+    line = (torch.arange(side // pool, dtype=torch.float32) + 0.5) * pool - 0.5
+    dim, theta = attention.internal_dim, attention.compute_cis.keywords["theta"]
+    waves = 1.0 / theta ** (torch.arange(0, dim, 4)[: dim // 4].float() / dim)
+    along = torch.outer(line, waves)
+    angles = torch.cat([along.repeat(len(line), 1), along.repeat_interleave(len(line), 0)], 1)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def _cross(attention: Any, asked: Tensor, keys: Tensor, values: Tensor, turns: Turns, weight: float) -> Tensor:
     """Attention of (B, T, C) to (B, L, M), out of its own projections: (B, T, C)."""
-    q, k = attention.q_proj(asked), attention.k_proj(keys)
-    spatial = spans.spatial // pool**2
-    q, k = q.float(), k.float()
-    _turn(q, spans.turns(attention, 1).to(q.device))
-    _turn(k[:, :spatial], spans.turns(attention, pool).to(k.device))
-    weight = 2 * math.log(pool)  # a mean of n tokens counts n times
+    q, k = attention.q_proj(asked).float(), attention.k_proj(keys).float()
+    _turn(q, turns.own)
+    _turn(k[:, : turns.spatial], turns.pooled)
     if q.device.type == "cpu":
-        return attention.out_proj(attention.v_proj(_attended(q, k, values, spatial, weight)))
+        return attention.out_proj(attention.v_proj(_attended(q, k, values, turns.spatial, weight)))
     bias = q.new_zeros(k.shape[1])
-    bias[:spatial] = weight
+    bias[: turns.spatial] = weight
     mask = bias.expand(q.shape[1], -1) if weight else None
     seen = F.scaled_dot_product_attention(q[:, None], k[:, None], attention.v_proj(values)[:, None], attn_mask=mask)
     return attention.out_proj(seen[:, 0])
