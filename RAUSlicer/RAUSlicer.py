@@ -26,12 +26,14 @@ from RAUSlicerLib import preflight, settings, wording  # noqa: E402
 from RAUSlicerLib.bank_panel import BankPanel  # noqa: E402
 from RAUSlicerLib.context import Context  # noqa: E402
 from RAUSlicerLib.corrections_panel import CorrectionsPanel  # noqa: E402
+from RAUSlicerLib.environment_box import EnvironmentBox  # noqa: E402
 from RAUSlicerLib.inputs import ReferenceNodes, structures_of  # noqa: E402
 from RAUSlicerLib.keep_panel import KeepPanel  # noqa: E402
 from RAUSlicerLib.message_area import MessageArea  # noqa: E402
 from RAUSlicerLib.problems import Problem  # noqa: E402
 from RAUSlicerLib.qt_process import later  # noqa: E402
 from RAUSlicerLib.reference_rows import ReferenceRows  # noqa: E402
+from RAUSlicerLib.remote_box import RemoteBox  # noqa: E402
 from RAUSlicerLib.result_panel import ResultPanel  # noqa: E402
 from RAUSlicerLib.run_view import RunView  # noqa: E402
 from RAUSlicerLib.session import Session  # noqa: E402
@@ -107,6 +109,8 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.references = ReferenceRows(self.ui.referencesArea, self._onReferences)
         self.structures = StructureList(self.ui.structuresTree, self._onStructures)
         self.message = MessageArea(self.ui.messageFrame, self.ui.messageSign, self.ui.messageLabel)
+        self.environment = EnvironmentBox(self.ui.environmentSection, self.logic.client.stop, self._askUpdate)
+        self.remote = RemoteBox(self.ui.remoteSection, self._onRemote)
         self.view = RunView(self.ui, self.references)
         self.context = Context(
             self.ui,
@@ -158,6 +162,8 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self):
         slicer.app.disconnect("aboutToQuit()", self._onQuit)
         self.logic.close()
+        self.environment.close()
+        self.remote.close()
         self.setParameterNode(None)
         self.references.close()
         self.removeObservers()
@@ -182,6 +188,8 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onQuit(self):
         self.logic.close()
+        self.environment.close()
+        self.remote.close()
 
     def initializeParameterNode(self):
         self.setParameterNode(self.logic.getParameterNode())
@@ -218,6 +226,10 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onChoice(self, box, name):
         if self._parameterNode is not None and not self._updating:
             setattr(self._parameterNode, name, box.itemData(box.currentIndex))
+
+    def _onRemote(self):
+        self.logic.remote = self.remote.launch if self.remote.on else None
+        self._askUpdate()
 
     def _onPython(self, path):
         slicer.app.userSettings().setValue(PYTHON_SETTING, path)
@@ -288,7 +300,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.references.unfinished(),
                 self.bank.choice(),
             )
-            self.logic.launch(self.ui.pythonEdit.currentPath)
+            self.logic.launch_of_run(self.ui.pythonEdit.currentPath)
         except Problem as problem:
             return problem
         return None

@@ -230,7 +230,7 @@ def test_a_wheel_that_the_folder_lacks_is_told_by_name(setup: Setup, wheels: Pat
     "variables, kind",
     [
         ({"PIP_INDEX_URL": "http://127.0.0.1:9/simple"}, "Network"),
-        ({"PIP_INDEX_URL": "http://index.invalid/simple", "http_proxy": "http://127.0.0.1:9"}, "Proxy"),
+        ({"PIP_INDEX_URL": "https://index.invalid/simple", "https_proxy": "http://127.0.0.1:9"}, "Proxy"),
     ],
 )
 def test_no_network_and_no_proxy_are_told(host: Any, tmp_path: Path, variables: dict[str, str], kind: str) -> None:
@@ -312,6 +312,12 @@ def test_an_environment_of_a_moved_python_keeps_what_it_needs(tmp_path: Path, mo
             False,
             "Certificate",
             "not trusted",
+        ),
+        (
+            "The repository located at x is not a trusted or secure host and is being ignored",
+            False,
+            "Untrusted",
+            "https",
         ),
         ("ERROR: HTTP error 403 while getting it\n403 Client Error: Forbidden", False, "Refused", "refuses"),
         ("ERROR: Wheel 'scipy' located at /w/scipy-1.0-cp312.whl is invalid.", True, "Damaged", "scipy-1.0-cp312.whl"),

@@ -17,6 +17,7 @@ from RAUSlicerLib.environment import MARK, Launch, made_environment, root_folder
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.installation_files import deletion, digest, last_json, write_mark
 from RAUSlicerLib.installation_output import Output, problem_of
+from RAUSlicerLib.installation_pins import REQUIREMENTS
 from RAUSlicerLib.installation_plan import WEIGHTS, Options, Plan, Step, make_plan
 from RAUSlicerLib.installation_system import Gpu, Python
 from RAUSlicerLib.problems import Problem
@@ -215,7 +216,8 @@ class Installation:
             "build": plan.build,
             "device": told.get("device", ""),
             "versions": told.get("versions", {}),
-            "pins": digest(plan.requirements),
+            "bytes": told.get("bytes", 0),
+            "pins": digest(REQUIREMENTS) if plan.requirements == REQUIREMENTS else "",
         }
 
         def write() -> None:

@@ -147,7 +147,10 @@ def check():
     found = versions()
     for module in ("sam2", "transformers", "SimpleITK", "sklearn", "scipy"):
         __import__(module)
-    return {"versions": found, "device": device(), "prefix": sys.prefix}
+    size = 0
+    for folder, _folders, files in os.walk(sys.prefix):
+        size += sum(os.lstat(os.path.join(folder, name)).st_size for name in files)
+    return {"versions": found, "device": device(), "bytes": size}
 
 
 def main(arguments):

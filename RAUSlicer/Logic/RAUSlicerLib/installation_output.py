@@ -81,6 +81,7 @@ FAILURES = (
     ("Hash", r"DO NOT MATCH THE HASHES|Hash mismatch|Hashes are required"),
     ("Refused", r"40[13] Client Error|HTTP error 40[13]|Unauthorized for url|status code 40[13]"),
     ("Network", NETWORK),
+    ("Untrusted", r"is not a trusted or secure host"),
     ("Damaged", r"is invalid\b|BadZipFile|is not a valid wheel|not a zip file|has an invalid wheel|[Ii]nvalid wheel"),
     ("Unsuitable", r"is not a supported wheel"),
     ("Lacking", r"No matching distribution found|Could not find a version|no version of|Because .* was not found"),
@@ -122,6 +123,10 @@ def wordings() -> dict[str, tuple[str, str]]:
         "Refused": (
             _("The package index refuses the download"),
             _("Look after name and password of the index in pip's settings"),
+        ),
+        "Untrusted": (
+            _("The package index is not reached by https, so pip does not take anything from it"),
+            _("Give pip its https address, or have IT name it a trusted host in pip's settings"),
         ),
         "Network": (
             _("The package index cannot be reached"),

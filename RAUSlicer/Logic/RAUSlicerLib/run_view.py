@@ -31,6 +31,8 @@ INPUTS = (
     "describeButton",
     "propagateButton",
     "undoButton",
+    "environmentSection",
+    "remoteSection",
 )
 BUTTON = (
     "QPushButton:enabled {{ background-color: {0}; color: white; border: none; border-radius: 4px; }}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Sequence
 from typing import Any, Callable
 
 import qt
-import slicer
 
 from RAUSlicerLib import environment, preflight
 from RAUSlicerLib.bank_entries import BankChoice
@@ -21,6 +19,7 @@ from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.qt_process import QtProcess, later
 from RAUSlicerLib.run import Run, RunState
 from RAUSlicerLib.settings import Choices
+from RAUSlicerLib.surroundings import surroundings
 from RAUSlicerLib.worker_client import WorkerClient
 from RAUSlicerLib.writer import ResultWriter
 
@@ -29,7 +28,7 @@ KEEP_SECONDS = 600.0
 
 class Session:
     """run, run_id: the last one. errand: the last request other than a run. keep_loaded: let the model stay in memory
-    for ten minutes after a run."""
+    for ten minutes after a run. remote: how to start what hands runs to a server; None while none is chosen."""
 
     def __init__(self) -> None:
         self.client = WorkerClient(QtProcess, later)
@@ -38,6 +37,7 @@ class Session:
         self._last: Run | Errand | None = None
         self.run_id = ""
         self.keep_loaded = True
+        self.remote: Callable[[], Launch] | None = None
 
     def running(self) -> bool:
         return self.run is not None and not self.run.state.over
@@ -56,13 +56,11 @@ class Session:
     @staticmethod
     def launch(python: str = "") -> Launch:
         """How the worker is started. Raises Problem when there is no Python for it."""
-        try:
-            base = dict(slicer.util.startupEnvironment())
-        except AttributeError:  # no launcher: an application without one
-            base = dict(os.environ)
-        if "RAU_PYTHON" in os.environ:
-            base["RAU_PYTHON"] = os.environ["RAU_PYTHON"]
-        return environment.launch(python, base)
+        return environment.launch(python, surroundings())
+
+    def launch_of_run(self, python: str = "") -> Launch:
+        """How what computes a run is started: here, or for a server. Raises Problem."""
+        return self.remote() if self.remote is not None else self.launch(python)
 
     def segment(
         self,
@@ -85,7 +83,7 @@ class Session:
         names = {key_of(name) for name in choices.structures}
         wanted = [one for one in structures if choices.all or key_of(one.name) in names]
         preflight.check(references, target, wanted, output, bank=bank)
-        launch = self.launch(python)
+        launch = self.launch_of_run(python)
         self.run_id = uuid.uuid4().hex
         inputs = SceneInputs(target, references, structures, choices.settings(), bank, corrections)
         writer = ResultWriter(target, output, wanted, self.run_id, on_made)
