@@ -86,7 +86,7 @@ def test_every_slice_is_told_with_its_preview_in_the_targets_own_orientation(eng
     for event in slices:
         assert event.axis == 1 and event.labels.shape == (12, 16)
     stages = [e.stage for e in events if isinstance(e, StageEvent)]
-    assert stages == ["read", "retrieve", "register", "adapt", "segment", "assemble"]
+    assert stages == ["read", "retrieve", "register", "adapt", "segment", "assemble", "judge"]
     assert set(stages) <= set(STAGES), "the terminal has words for each"
 
 
@@ -285,3 +285,65 @@ def test_planes_follow_the_voxels():
         "no spacing known: the short axis is the slices'"
     )
     assert axes_for(settings(planes="all"), [Geometry((1, 30, 30))] * 2, 2) == [0]
+
+
+def test_the_result_says_how_far_it_can_be_trusted_unless_nobody_asks(engine):
+    reference, target = phantom(), phantom(seed=3).image
+    judged = segment([reference], target, settings(planes="acquisition"), engine=engine)
+    plain = segment([reference], target, settings(planes="acquisition", quality="off"), engine=engine)
+    assert plain.quality is None and plain.report()["quality"] is None
+    told = judged.report()["quality"]
+    assert [one["name"] for one in told["structures"]] == ["ball", "box"]
+    assert told["light"] in ("green", "amber", "red", "absent")
+    assert np.array_equal(judged.labels.array, plain.labels.array), "a judgement changes nothing"
+
+
+def test_fast_reads_pooled_memory_and_exact_again_what_sam2_reads(engine):
+    reference, target = phantom(), phantom(seed=3).image
+    kept = {"planes": "acquisition", "quality": "off", "adaptation": "off", "registration": "off"}
+    exact, fast, again = (
+        segment([reference], target, settings(speed=speed, **kept), engine=engine)
+        for speed in ("exact", "fast", "exact")
+    )
+    assert np.array_equal(exact.labels.array, again.labels.array)
+    assert fast.labels.array.shape == exact.labels.array.shape
+    assert [one.score for one in fast.structures] != [one.score for one in exact.structures]
+
+
+def test_short_memory_is_told_and_the_labels_are_the_same(engine, monkeypatch):
+    reference, target = phantom(), phantom(seed=3).image
+    chosen = settings(planes="acquisition", quality="off")
+    whole = segment([reference], target, chosen, engine=engine)
+    together = engine.segmenter._together
+
+    def short(features, past, guidance):
+        if len(features) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return together(features, past, guidance)
+
+    monkeypatch.setattr(engine.segmenter, "_together", short)
+    monkeypatch.setattr(engine.segmenter, "rows_at_once", 0)
+    result = segment([reference], target, chosen, engine=engine)
+    assert np.array_equal(result.labels.array, whole.labels.array)
+    assert any("1 structures at a time" in one for one in result.warnings)
+
+
+def test_where_a_gpu_has_not_memory_enough_the_cpu_computes_and_says_so(engine, monkeypatch):
+    reference, target = phantom(), phantom(seed=3).image
+    chosen = settings(planes="acquisition", quality="off", model=str(engine.folder.path))
+    expected = segment([reference], target, chosen, engine=engine)
+    small = load_engine(chosen)
+    small.device = "cuda"  # as it would say of itself
+
+    def short(features, past, guidance):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(small.segmenter, "_together", short)
+    events = []
+    result = segment([reference], target, chosen, engine=small, on_event=events.append)
+    assert np.array_equal(result.labels.array, expected.labels.array)
+    assert "the CPU computes instead" in result.warnings[0]
+    assert any(isinstance(one, WarningEvent) and "CPU" in one.message for one in events)
+    small.device = "cpu"
+    with pytest.raises(torch.OutOfMemoryError):
+        segment([reference], target, chosen, engine=small)

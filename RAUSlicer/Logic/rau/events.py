@@ -12,7 +12,7 @@ import numpy as np
 class StageEvent:
     """A step of the pipeline begins.
 
-    "read", "retrieve", "register", "adapt", "reason", "segment", "look", "assemble", "export".
+    "read", "retrieve", "register", "adapt", "reason", "segment", "look", "assemble", "judge", "export".
     """
 
     stage: str

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rau.errors import Cancelled
+from rau.errors import Cancelled, out_of_memory
 from rau.events import Event, OnEvent, ShouldStop, SliceEvent, StageEvent, WarningEvent, ignore, never
 from rau.references.reference import Reference
 from rau.results import SegmentResult, SliceResult, StructureResult
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from rau.corrections import Corrections
     from rau.models.engine import Engine
     from rau.preparation import Case
+    from rau.quality.judge import Quality
     from rau.sam.propagation import Advice
     from rau.vlm.reason import CaseCues
 
+CPU_INSTEAD = "The memory of the GPU does not suffice: the CPU computes instead, which takes longer"
 CLOSER = "closer look"  # the part of a slice of which a structure was looked at again
 
 
@@ -40,42 +42,96 @@ def segment(
 
     engine: loaded models (`rau.models.engine.load_engine(settings)`); None loads them now. corrections: slices of the
     target that were put right; they stay as they are, and the others follow them. should_stop is asked between slices.
+    Where the memory of a GPU runs out, even for one structure at a time, the CPU computes, with a warning.
     Raises InputError, ModelError, Cancelled; a run that finds nothing returns a result with `found` False.
     """
-    from rau.assembly.labels import PlaneVotes, preview
     from rau.models.engine import load_engine
-    from rau.preparation import prepare
-    from rau.sam.propagation import Recipe, segment_plane
 
-    settings, start = settings or SegmentSettings(), time.perf_counter()
-    warnings: list[str] = []
+    settings = settings or SegmentSettings()
+    engine = engine or load_engine(settings)
+    given = (references, target, settings)
+    try:
+        return _segment(*given, engine, corrections, on_event, should_stop)
+    except (RuntimeError, MemoryError) as problem:
+        if engine.device == "cpu" or not out_of_memory(problem):
+            raise
+    on_event(WarningEvent(CPU_INSTEAD))
+    engine = load_engine(settings.model_copy(update={"device": "cpu"}))
+    result = _segment(*given, engine, corrections, on_event, should_stop)
+    return replace(result, warnings=(CPU_INSTEAD, *result.warnings))
+
+
+def _segment(
+    references: Sequence[Reference],
+    target: Volume,
+    settings: SegmentSettings,
+    engine: Engine,
+    corrections: Corrections | None,
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+) -> SegmentResult:
+    """All steps, on the engine's device."""
+    from rau.preparation import prepare
+
+    start, warnings = time.perf_counter(), list[str]()
 
     def tell(event: Event) -> None:
         if isinstance(event, WarningEvent):
             warnings.append(event.message)
         on_event(event)
 
-    tell(StageEvent("read"))
-    engine = engine or load_engine(settings)
-    case = prepare(references, target, settings, engine, tell, corrections)
-    recipe = Recipe(settings.references_per_slice, settings.neighbours)
-    votes: list[PlaneVotes] = []
-    slices: list[SliceResult] = []
-    total = sum(len(plane.images) for plane in case.planes)
-
     def go_on() -> None:
         if should_stop():
             raise Cancelled()
 
+    tell(StageEvent("read"))
+    case = prepare(references, target, settings, engine, tell, corrections)
     guide = guided(case, settings, tell, go_on)
-    candidates = guide.candidate if guide is not None else None
     cues = reasoned(case, settings, engine, tell, go_on)
+    votes, slices = walked(case, guide, cues, settings, engine, tell, go_on)
+    looked = looked_closer(case, votes, settings, engine, guide, cues, tell, go_on)
+    slices = [replace(one, parts=(*one.parts, CLOSER)) if (one.axis, one.index) in looked else one for one in slices]
+    tell(StageEvent("assemble"))
+    grid, results = join(case, votes, settings, target, guide, cues)
+    odd = case.unlike(grid, results)
+    for structure in odd:
+        words = "what lies in its place does not look like the reference's; not found"
+        tell(WarningEvent(f"{structure.name}: {words}"))
+    if odd:
+        grid, results = join(case, votes, settings, target, guide, cues, [structure.value for structure in odd])
+    quality = judged(case, votes, guide, cues, grid, results, settings, tell, go_on)
+    seconds = time.perf_counter() - start
+    chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
+    provenance = {"settings": chosen, "versions": engine.versions()}
+    said = {} if cues is None else cues.report({one.value: one.name for one in case.structures}, case.place)
+    return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance, said, quality)
+
+
+def walked(
+    case: Case,
+    guide: Guide | None,
+    cues: CaseCues | None,
+    settings: SegmentSettings,
+    engine: Engine,
+    tell: OnEvent,
+    go_on: Callable[[], None],
+) -> tuple[list[PlaneVotes], list[SliceResult]]:
+    """Every slice of every plane through SAM2: what each plane votes for, and what became of each slice."""
+    from rau.assembly.labels import PlaneVotes, preview
+    from rau.sam.propagation import Recipe, segment_plane
+    from rau.sam.reading import FAST, Economy
+
     tell(StageEvent("segment"))
+    recipe = Recipe(settings.references_per_slice, settings.neighbours)
+    candidates = guide.candidate if guide is not None else None
+    segmenter, votes, slices = engine.segmenter, list[PlaneVotes](), list[SliceResult]()
+    total, rows = sum(len(plane.images) for plane in case.planes), segmenter.rows_at_once
+    segmenter.model.memory_attention.economy = FAST if settings.speed == "fast" else Economy()
     for number, plane in enumerate(case.planes):
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
         clock = time.perf_counter()
         advice = advice_of(cues, engine) if number == 0 else None
-        for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe, candidates, advice):
+        for one in segment_plane(segmenter, plane.images, plane.matches, recipe, candidates, advice):
             go_on()
             vote.add(one)
             spent, clock = 1e3 * (time.perf_counter() - clock), time.perf_counter()
@@ -86,22 +142,29 @@ def segment(
             score = float(one.iou.mean()) if len(one.iou) else 0.0
             tell(SliceEvent(len(slices), total, index, axis, shown, score, spent))
         votes.append(vote)
-    looked = looked_closer(case, votes, settings, engine, guide, cues, tell, go_on)
-    slices = [replace(one, parts=(*one.parts, CLOSER)) if (one.axis, one.index) in looked else one for one in slices]
-    tell(StageEvent("assemble"))
-    grid, results = join(case, votes, settings, target, guide, cues)
-    odd = case.unlike(grid, results)
-    if odd:
-        for structure in odd:
-            tell(
-                WarningEvent(f"{structure.name}: what lies in its place does not look like the reference's; not found")
-            )
-        grid, results = join(case, votes, settings, target, guide, cues, [structure.value for structure in odd])
-    seconds = time.perf_counter() - start
-    chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
-    provenance = {"settings": chosen, "versions": engine.versions()}
-    said = {} if cues is None else cues.report({one.value: one.name for one in case.structures}, case.place)
-    return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance, said)
+    if segmenter.rows_at_once != rows:
+        tell(WarningEvent(f"Memory was short: {segmenter.rows_at_once} structures at a time were segmented"))
+    return votes, slices
+
+
+def judged(
+    case: Case,
+    votes: Sequence[PlaneVotes],
+    guide: Guide | None,
+    cues: CaseCues | None,
+    grid: LabelMap,
+    results: Sequence[StructureResult],
+    settings: SegmentSettings,
+    tell: OnEvent,
+    go_on: Callable[[], None],
+) -> Quality | None:
+    """How far the result can be trusted; None where nobody wants to know."""
+    from rau.quality.judge import judge
+
+    if settings.quality == "off":
+        return None
+    tell(StageEvent("judge"))
+    return judge(case, votes, guide, cues, grid, results, settings, go_on)
 
 
 def guided(case: Case, settings: SegmentSettings, tell: OnEvent, go_on: Callable[[], None]) -> Guide | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rau.volume.volume import LabelMap, Structure
+
+if TYPE_CHECKING:
+    from rau.quality.judge import Quality
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class StructureResult:
 
     score: mean predicted IoU over its slices, 0 to 1 (0 when absent). box: half-open voxel box in the target's array
     order (slice0, row0, column0, slice1, row1, column1), None when absent. volume_ml: None when the spacing is unknown.
+    description: measured facts and prose (`rau.description`), where they were asked for.
     """
 
     structure: Structure
@@ -22,6 +26,7 @@ class StructureResult:
     box: tuple[int, int, int, int, int, int] | None = None
     voxels: int = 0
     volume_ml: float | None = None
+    description: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class SegmentResult:
     """labels: on the target's own grid, voxel for voxel; label values are the reference's.
 
     reasoning: what the VLM said at its key slices (`rau.vlm.reason.CaseCues.report`); empty where it was not asked.
+    quality: how far the result can be trusted; None where it was not judged.
     """
 
     labels: LabelMap
@@ -55,6 +61,7 @@ class SegmentResult:
     seconds: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
     reasoning: dict[str, Any] = field(default_factory=dict)
+    quality: Quality | None = None
 
     @property
     def found(self) -> bool:
@@ -74,6 +81,7 @@ class SegmentResult:
                     "box": list(one.box) if one.box else None,
                     "voxels": one.voxels,
                     "volume_ml": None if one.volume_ml is None else round(one.volume_ml, 4),
+                    "description": one.description,
                 }
                 for one in self.structures
             ],
@@ -91,6 +99,7 @@ class SegmentResult:
             ],
             "warnings": list(self.warnings),
             "reasoning": self.reasoning,
+            "quality": None if self.quality is None else self.quality.report(),
             "seconds": round(self.seconds, 3),
             "provenance": self.provenance,
         }

@@ -40,6 +40,14 @@ class SegmentSettings(BaseModel):
         "auto",
         description="Look at small structures again in crops of the original pixels, or at whole slices alone",
     )
+    quality: Literal["auto", "off"] = Field(
+        "auto",
+        description="Judge how far the result can be trusted (about a tenth of the time), or leave it unjudged",
+    )
+    speed: Literal["exact", "fast"] = Field(
+        "exact",
+        description="Read memory as SAM2 does, or pooled and in half precision: faster with large models and slices",
+    )
     references_per_slice: int = Field(
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"
     )

@@ -20,6 +20,7 @@ STAGES = {
     "segment": "segmenting",
     "look": "looking closer at small structures",
     "assemble": "assembling",
+    "judge": "judging the result",
     "export": "writing",
 }
 

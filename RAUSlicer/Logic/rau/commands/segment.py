@@ -51,6 +51,7 @@ class Files:
 
 def run(files: Files, settings: SegmentSettings) -> SegmentResult:
     """Segment, write the label map and the report. Raises RauError; then nothing has been written."""
+    from rau.description.results import with_descriptions
     from rau.export.writing import check_output
     from rau.models.engine import load_engine
     from rau.pipeline import segment
@@ -76,6 +77,8 @@ def run(files: Files, settings: SegmentSettings) -> SegmentResult:
                 "None of the structures of the reference was found in the target: nothing was written",
                 "Check that reference and target show the same part of the body",
             )
+        if files.report is not None:
+            result = with_descriptions(result, target)
         tell(StageEvent("export"))
         write(files, target, result)
     return result

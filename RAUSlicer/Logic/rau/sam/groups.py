@@ -67,3 +67,15 @@ def rows_that_fit(device: torch.device, bytes_a_row: int) -> int:
     """At least one row; on a CPU at most ON_CPU of large slices."""
     fit = max(1, int(SHARE * free_bytes(device)) // bytes_a_row)
     return min(fit, ON_CPU) if device.type == "cpu" and bytes_a_row > LARGE else fit
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system, where the C library keeps it (glibc): else a long walk seems to grow."""
+    import ctypes
+    import sys
+
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

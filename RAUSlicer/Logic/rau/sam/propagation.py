@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
 from rau.references.encoded import EncodedReference
 from rau.references.retrieval import nearby
+from rau.sam.groups import give_back
 from rau.sam.hints import Hinted, Hints, Rows, decode
 from rau.sam.pixels import from_square, normalise, to_square
 from rau.sam.segmenter import Features, Memory, Segmenter
@@ -21,6 +23,8 @@ from rau.volume.planes import Planes
 
 if TYPE_CHECKING:
     import torch
+
+TRIMMED = 16  # slices after which freed memory is handed back
 
 
 @dataclass(frozen=True)
@@ -248,12 +252,16 @@ def segment_plane(
     candidates: Candidates | None = None,
     advice: Advice | None = None,
 ) -> Iterator[SliceMasks]:
-    """Every slice of the target once: from the key slice to the end, then from it to the start."""
+    """Every slice of the target once: from the key slice to the end, then from it to the start.
+
+    Nothing is kept of a slice but what is in the ring, whatever their number.
+    """
     start = key_slice(matches)
     forward = Direction(min(recipe.neighbours, segmenter.max_neighbours), recipe.pointers)
     yield segment_slice(segmenter, planes, start, matches, recipe, forward, candidates, advice)
     backward = forward.copy()
-    for t in range(start + 1, len(planes)):
-        yield segment_slice(segmenter, planes, t, matches, recipe, forward, candidates, advice)
-    for t in range(start - 1, -1, -1):
-        yield segment_slice(segmenter, planes, t, matches, recipe, backward, candidates, advice)
+    walks = (((t, forward) for t in range(start + 1, len(planes))), ((t, backward) for t in range(start - 1, -1, -1)))
+    for done, (t, direction) in enumerate(chain(*walks)):
+        yield segment_slice(segmenter, planes, t, matches, recipe, direction, candidates, advice)
+        if done % TRIMMED == TRIMMED - 1:
+            give_back()
