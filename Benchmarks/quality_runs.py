@@ -95,7 +95,8 @@ def finish(references: Sequence[Reference], target: Volume, engine: Engine, sett
     """`rau.pipeline.segment`, with all that it throws away."""
     start = time.perf_counter()
     with overheard() as heard:
-        result = pipeline.segment(references, target, settings, engine=engine)
+        plain = settings.model_copy(update={"quality": "off"})
+        result = pipeline.segment(references, target, plain, engine=engine)
     case, votes, _, _, guide, cues = heard[0][:6]
     return Finished(case, votes, guide, cues, result.labels, result.structures, time.perf_counter() - start)
 

@@ -9,15 +9,31 @@ if TYPE_CHECKING:
 
 
 def print_result(result: SegmentResult) -> None:
-    """One line a structure: found or not, how sure, how large."""
+    """One line a structure: found or not, how sure, how large, how far to be trusted; then the slices to review."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name, where in (("structure", "left"), ("found", "left"), ("score", "right"), ("volume", "right")):
-        table.add_column(name, justify="right" if where == "right" else "left", no_wrap=True)
+    for name in ("structure", "found", "score", "volume"):
+        table.add_column(name, justify="right" if name in ("score", "volume") else "left", no_wrap=True)
+    if result.quality is not None:
+        table.add_column("trust", no_wrap=True)
     for one in result.structures:
         size = f"{one.volume_ml:.1f} ml" if one.volume_ml is not None else f"{one.voxels} voxels"
         shown = ("yes", f"{one.score:.2f}", size) if one.present else ("no", "", "")
-        table.add_row(one.structure.name, *shown)
-    Console(highlight=False, markup=False).print(table)
+        table.add_row(one.structure.name, *shown, *trust(result, one.structure.value))
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    if result.quality is not None and result.quality.review:
+        console.print("Slices to review, the worst first: " + ", ".join(str(s.index) for s in result.quality.review))
+
+
+def trust(result: SegmentResult, value: int) -> list[str]:
+    """The last column: the light, and the Dice to be expected with its interval; nothing where it was not judged."""
+    if result.quality is None:
+        return []
+    one = next(one for one in result.quality.structures if one.structure.value == value)
+    if one.estimate is None:
+        return [""]
+    known = one.estimate
+    return [f"{one.light}: Dice of about {known.expected:.2f} ({known.low:.2f} to {known.high:.2f})"]
