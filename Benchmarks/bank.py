@@ -3,7 +3,9 @@
 Entries are synthetic: volumes of 6 x 24 x 24 voxels, which a query never reads but for the one that it picks, and
 descriptors of 40 slices, as real volumes have, in 25 clusters. Each bank is measured in a process of its own. A query
 is all that `rau.bank.search.pick` does for a target of 40 slices of 128 x 128, describing its slices included; ms a
-slice is that over 40. The first query after the entries came reads every descriptor; later ones read one file.
+slice is that over 40. Beside the clock stands the time of the processor, which other work on the machine does not
+stretch: that is what `--check` holds against one second. The first query after the entries came reads every
+descriptor; later ones read one file.
 """
 
 from __future__ import annotations
@@ -106,15 +108,17 @@ def probe(root: Path, arguments: Namespace) -> dict[str, float]:
     bank = Bank.open(root)
     entries = len(bank.entries())
     opened = time.perf_counter() - start
-    seconds = []
+    seconds, busy = [], []
     for query in range(QUERIES + 1):
         target = target_of(query)
-        start = time.perf_counter()
+        start, own = time.perf_counter(), time.process_time()
         pick(bank, target, engine, settings, count=1, tell=lambda _: None)
         seconds.append(time.perf_counter() - start)
+        busy.append(time.process_time() - own)
     later = float(np.median(seconds[1:]))
     grown = (peak_memory.peak_mb() or 0.0) - start_mb
     told = {"entries": entries, "open_s": opened, "first_s": seconds[0], "query_s": later}
+    told["processor_s"] = float(np.median(busy[1:]))
     return {**told, "slowest_s": max(seconds[1:]), "slice_ms": 1e3 * later / SLICES, "mb": grown}
 
 
@@ -147,20 +151,21 @@ def main() -> int:
     except RauError as problem:
         return common.stop(problem)
     rows = [row_of(one) for one in found]
-    columns = ["entries", "open s", "first query s", "query ms", "slowest ms", "ms a slice", "MB more"]
+    columns = ["entries", "open s", "first query s", "query ms", "of processor", "slowest ms", "ms a slice", "MB more"]
     print_table("A query of the bank", columns, rows)
     told: dict[str, Any] = {"banks": found, "versions": engine.versions()}
     common.write_json(arguments.json, told)
     small, large = found
     common.say(
-        f"{large['entries']} entries: {1e3 * large['query_s']:.0f} ms a query ({large['slice_ms']:.1f} ms a slice), "
+        f"{large['entries']} entries: {1e3 * large['query_s']:.0f} ms a query ({1e3 * large['processor_s']:.0f} of the "
+        f"processor, {large['slice_ms']:.1f} a slice), "
         f"{large['mb']:.0f} MB; {small['entries']} entries: {1e3 * small['query_s']:.0f} ms, {small['mb']:.0f} MB"
     )
-    return int(arguments.check and large["query_s"] > LIMIT)
+    return int(arguments.check and large["processor_s"] > LIMIT)
 
 
 def row_of(one: dict[str, float]) -> list[str | float | None]:
-    ms = [round(1e3 * one[name], 1) for name in ("query_s", "slowest_s")]
+    ms = [round(1e3 * one[name], 1) for name in ("query_s", "processor_s", "slowest_s")]
     opened = [round(one[name], 2) for name in ("open_s", "first_s")]
     return [str(one["entries"]), *opened, *ms, round(one["slice_ms"], 2), round(one["mb"])]
 
