@@ -170,3 +170,21 @@ def test_ctrl_c_is_exit_130_and_no_file(case, tmp_path, environment):
     assert "Traceback" not in rest
     assert time.perf_counter() - start < 10
     assert list(tmp_path.iterdir()) == []
+
+
+def test_corrected_slices_of_the_target_stay_and_calls_that_make_no_sense_are_refused(case, tmp_path, capsys):
+    folder, call = case
+    quick = ["--registration", "off", "--adaptation", "off", "--quality", "off", "--look", "off"]
+    first = tmp_path / "first.seg.nrrd"
+    assert main([*call, *quick, "--output", str(first)]) == 0
+    found = read_labels(first)
+    drawn = found.array.copy()
+    drawn[4] = np.where(drawn[4].any(), np.roll(drawn[4], 2, 0), found.structures[0].value)
+    write_labels(type(found)(drawn, found.geometry, found.structures), tmp_path / "right.seg.nrrd")
+    told = ["--corrections", str(tmp_path / "right.seg.nrrd"), "--output", str(tmp_path / "second.nrrd")]
+    assert main([*call, *quick, *told, "--corrected-slices", "4"]) == 0
+    assert np.array_equal(read_labels(tmp_path / "second.nrrd").array[4], drawn[4])
+    capsys.readouterr()
+    for slices, words in (("4,99", "no slice 99"), ("four", "not numbers"), ("", "go together")):
+        assert main([*call, *quick, *told, *(["--corrected-slices", slices] if slices else [])]) == 2
+        assert words in capsys.readouterr().err

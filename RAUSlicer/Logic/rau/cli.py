@@ -87,6 +87,12 @@ def segment(
         str,
         typer.Option(help="What to do with a poor match or another modality", metavar="warn|refuse"),
     ] = "warn",
+    corrections: Annotated[
+        Path | None, typer.Option(help="Segmentation of the target in which some slices were put right", metavar="SEG")
+    ] = None,
+    corrected_slices: Annotated[
+        str, typer.Option(help="Which slices of --corrections are right: places in the file, from 0", metavar="N,N")
+    ] = "",
     series: Annotated[
         str | None, typer.Option(help="Which series of the target's DICOM folder: its number or UID", metavar="ID")
     ] = None,
@@ -102,13 +108,14 @@ def segment(
     The target is never altered. Label values, names, colours and codes are the reference's. A structure that is not
     found in the target is left out; when none is found nothing is written, and the exit status is 3.
     """
-    from rau.commands.segment import Files, FromBank, run
+    from rau.commands.segment import Files, FromBank, corrected_from, run
     from rau.commands.tables import print_result
 
     ids = tuple(one.strip() for one in bank_ids.split(",") if one.strip())
     banked = None if bank is None else FromBank(bank, bank_references, ids, bank_mismatch)
     pairs = tuple(reference or ()), tuple(labels or ())
-    files = Files(*pairs, target, output, report, series, tuple(reference_series or ()), banked)
+    corrected = corrected_from(corrections, corrected_slices)
+    files = Files(*pairs, target, output, report, series, tuple(reference_series or ()), banked, corrected)
     result = run(files, settings)
     print_result(result)
     print(f"{files.output.name} written, {result.seconds:.1f} s")

@@ -15,7 +15,7 @@ from rau.references.retrieval import align, cosines
 from rau.references.selection import choose, unify
 from rau.results import SliceResult, StructureResult
 from rau.settings import SegmentSettings
-from rau.volume.orientation import Orientation, acquisition_axis, canonical
+from rau.volume.orientation import Orientation, acquisition_axis, canonical, canonical_geometry, orientation_of
 from rau.volume.planes import Planes
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume
 from rau.volume.window import to_uint8
@@ -133,6 +133,12 @@ def slice_axis(geometry: Geometry) -> int:
     others = [n for i, n in enumerate(geometry.shape) if i != shortest]
     alike = max(geometry.spacing) < 1.3 * min(geometry.spacing)
     return shortest if alike and geometry.shape[shortest] * 4 <= min(others) else axis
+
+
+def cut_across(geometry: Geometry) -> int:
+    """The axis of the target's own array across which its slices are cut first (`slice_axis` of what is canonical)."""
+    orientation = orientation_of(geometry)
+    return orientation.axis_to_source(slice_axis(canonical_geometry(geometry, orientation)))
 
 
 def axes_for(settings: SegmentSettings, geometries: Sequence[Geometry], structures: int) -> list[int]:

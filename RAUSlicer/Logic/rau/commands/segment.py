@@ -16,6 +16,7 @@ from rau.settings import SegmentSettings
 
 if TYPE_CHECKING:
     from rau.bank.search import Pick
+    from rau.corrections import Corrections
     from rau.models.engine import Engine
     from rau.references.reference import Reference
     from rau.results import SegmentResult
@@ -35,9 +36,29 @@ class FromBank:
 
 
 @dataclass(frozen=True)
+class CorrectedFile:
+    """A segmentation of the target, and the slices of it, across the acquisition axis, that are right."""
+
+    path: Path
+    slices: tuple[int, ...]
+
+
+def corrected_from(path: Path | None, slices: str) -> CorrectedFile | None:
+    """What --corrections and --corrected-slices say. Raises InputError."""
+    if (path is None) != (not slices.strip()):
+        raise InputError("--corrections and --corrected-slices go together", "Give both, or neither")
+    if path is None:
+        return None
+    try:
+        return CorrectedFile(path, tuple(int(part) for part in slices.split(",")))
+    except ValueError:
+        raise InputError(f"The slices {slices!r} are not numbers with commas", "Write --corrected-slices 4,9") from None
+
+
+@dataclass(frozen=True)
 class Files:
     """What a run reads and writes. references and labels go in pairs; series: of the target's DICOM folder; bank: where
-    references come from besides."""
+    references come from besides; corrected: slices of the target that are right."""
 
     references: tuple[Path, ...]
     labels: tuple[Path, ...]
@@ -47,6 +68,7 @@ class Files:
     series: str | None = None
     reference_series: tuple[str, ...] = ()
     bank: FromBank | None = None
+    corrected: CorrectedFile | None = None
 
 
 def run(files: Files, settings: SegmentSettings) -> SegmentResult:
@@ -69,7 +91,8 @@ def run(files: Files, settings: SegmentSettings) -> SegmentResult:
         engine = load_engine(settings)
         picked = from_bank(files.bank, target, engine, settings, tell) if files.bank is not None else None
         references += picked.references if picked is not None else ()
-        result = segment(references, target, settings, engine=engine, on_event=tell)
+        corrections = None if files.corrected is None else read_corrections(files.corrected, target)
+        result = segment(references, target, settings, engine=engine, corrections=corrections, on_event=tell)
         if picked is not None:
             result = replace(result, provenance={**result.provenance, "bank": picked.report()})
         if not result.found:
@@ -104,6 +127,18 @@ def from_bank(wanted: FromBank, target: Volume, engine: Engine, settings: Segmen
     for one in picked.chosen:
         tell(StageEvent("retrieve", f"from the bank: {one.entry.label} ({one.reason})"))
     return picked
+
+
+def read_corrections(given: CorrectedFile, target: Volume) -> Corrections:
+    """Raises InputError: the file is no segmentation on the target's grid, a slice that is not there."""
+    from rau.corrections import Corrections
+    from rau.preparation import cut_across
+    from rau.volume.labels import read_segmentation
+    from rau.volume.resampling import labels_on_grid
+
+    labels, _ = read_segmentation(given.path, image=target)
+    placed, _ = labels_on_grid(labels, target.geometry)
+    return Corrections(placed, cut_across(target.geometry), given.slices)
 
 
 def read_references(files: Files) -> tuple[list[Reference], list[str]]:
@@ -190,6 +225,7 @@ def _check(files: Files) -> None:
         raise InputError("There are not as many --reference-series as --reference", "Give one for each, or none")
     check_output(files.output, is_single_slice=True)
     inputs = [*files.references, *files.labels, files.target]
+    inputs += [] if files.corrected is None else [files.corrected.path]
     if any(_same(files.output, one) for one in inputs):
         raise InputError(f"The output {files.output.name} is one of the inputs", "Give it another name")
     if files.report is not None:
