@@ -56,7 +56,8 @@ def test_options_of_the_contract_are_there_and_no_option_is_of_no_use():
     known = {flag_of(name) for name in SegmentSettings.model_fields}
     files = {"--reference", "--labels", "--target", "--output", "--series", "--reference-series", "--report"}
     bank = {"--bank", "--bank-references", "--bank-ids", "--bank-mismatch"}
-    assert set(found) - {"--help"} == known | files | bank
+    corrections = {"--corrections", "--corrected-slices"}
+    assert set(found) - {"--help"} == known | files | bank | corrections
 
 
 @pytest.mark.parametrize(

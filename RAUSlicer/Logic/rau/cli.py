@@ -81,7 +81,7 @@ def segment(
     bank: Annotated[
         Path | None, typer.Option(help="Reference bank to take references from, beside or instead", metavar="DIR")
     ] = None,
-    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = 1,
+    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = 3,
     bank_ids: Annotated[str, typer.Option(help="These entries of the bank, whatever their looks", metavar="A,B")] = "",
     bank_mismatch: Annotated[
         str,
@@ -147,7 +147,7 @@ def batch(
     bank: Annotated[
         Path | None, typer.Option(help="Reference bank to take references from, beside or instead", metavar="DIR")
     ] = None,
-    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = 1,
+    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = 3,
 ) -> None:
     """Segment the cases of a table (CSV or JSON). Cases that an earlier run did are not done again.
 

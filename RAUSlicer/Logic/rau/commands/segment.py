@@ -30,7 +30,7 @@ class FromBank:
     """References from a bank: the best `count` for the target, or those of `ids`; see `rau.bank.search.pick`."""
 
     folder: Path
-    count: int = 1
+    count: int = 3
     ids: tuple[str, ...] = ()
     on_mismatch: str = "warn"
 
