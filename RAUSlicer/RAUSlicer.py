@@ -24,6 +24,7 @@ if _LOGIC not in sys.path:
 
 from RAUSlicerLib import preflight, settings, wording  # noqa: E402
 from RAUSlicerLib.bank_panel import BankPanel  # noqa: E402
+from RAUSlicerLib.choice_boxes import ChoiceBoxes  # noqa: E402
 from RAUSlicerLib.context import Context  # noqa: E402
 from RAUSlicerLib.corrections_panel import CorrectionsPanel  # noqa: E402
 from RAUSlicerLib.environment_box import EnvironmentBox  # noqa: E402
@@ -36,6 +37,7 @@ from RAUSlicerLib.reference_rows import ReferenceRows  # noqa: E402
 from RAUSlicerLib.remote_box import RemoteBox  # noqa: E402
 from RAUSlicerLib.result_panel import ResultPanel  # noqa: E402
 from RAUSlicerLib.run_view import RunView  # noqa: E402
+from RAUSlicerLib.segment_watch import SegmentWatch  # noqa: E402
 from RAUSlicerLib.session import Session  # noqa: E402
 from RAUSlicerLib.structure_list import StructureList  # noqa: E402
 
@@ -95,7 +97,6 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._updating = False
         self._updateAsked = False
         self._entered = False
-        self._watched = set()
         self._readiness = None
 
     # -- life cycle
@@ -107,6 +108,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = RAUSlicerLogic()
         self.references = ReferenceRows(self.ui.referencesArea, self._onReferences)
+        self.watch = SegmentWatch(self._askUpdate)
         self.structures = StructureList(self.ui.structuresTree, self._onStructures)
         self.message = MessageArea(self.ui.messageFrame, self.ui.messageSign, self.ui.messageLabel)
         self.environment = EnvironmentBox(self.ui.environmentSection, self.logic.client.stop, self._askUpdate)
@@ -129,7 +131,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.view.show_idle()
         self.view.show_worker("stopped")
         self.logic.client.on_state = lambda state: self.view.show_worker(state, self.logic.client.ready)
-        self._fillChoices()
+        self.choices = ChoiceBoxes(self.ui, lambda: self._parameterNode)
         self.ui.pythonEdit.currentPath = slicer.app.userSettings().value(PYTHON_SETTING, "") or ""
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -148,17 +150,6 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             getattr(self.ui, name).connect("clicked(bool)", lambda checked=False, f=function: f())
         self.ui.pythonEdit.connect("currentPathChanged(QString)", self._onPython)
 
-    def _fillChoices(self):
-        self._choices = (
-            (self.ui.modelBox, "model", settings.MODELS),
-            (self.ui.deviceBox, "device", settings.DEVICES),
-            (self.ui.planesBox, "planes", settings.PLANES),
-        )
-        for box, name, choices in self._choices:
-            for value, text in choices:
-                box.addItem(text, value)
-            box.connect("currentIndexChanged(int)", lambda index, b=box, n=name: self._onChoice(b, n))
-
     def cleanup(self):
         slicer.app.disconnect("aboutToQuit()", self._onQuit)
         self.logic.close()
@@ -166,6 +157,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.remote.close()
         self.setParameterNode(None)
         self.references.close()
+        self.watch.follow([])
         self.removeObservers()
 
     def enter(self):
@@ -223,10 +215,6 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.excludedStructures = self.structures.excluded()
             self._askUpdate()
 
-    def _onChoice(self, box, name):
-        if self._parameterNode is not None and not self._updating:
-            setattr(self._parameterNode, name, box.itemData(box.currentIndex))
-
     def _onRemote(self):
         self.logic.remote = self.remote.launch if self.remote.on else None
         self._askUpdate()
@@ -248,8 +236,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._updating = True
         try:
-            for box, name, _choices in self._choices:
-                box.setCurrentIndex(max(0, box.findData(getattr(self._parameterNode, name))))
+            self.choices.show()
             self.bank.show()
             if not self.logic.busy():
                 self._showReferences()
@@ -271,22 +258,11 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.structureCountLabel.text = (
             _("{k} of {n} checked").format(k=len(wanted), n=len(everything)) if everything else ""
         )
-        self._observeSegments(chosen)
+        self.watch.follow(chosen)
 
     def _chosen(self):
         pairs = zip(self._parameterNode.referenceVolumes, self._parameterNode.referenceSegmentations)
         return [ReferenceNodes(volume, seg) for volume, seg in pairs if volume is not None and seg is not None]
-
-    def _observeSegments(self, chosen):
-        """Structures follow what the user does to the segments of a reference."""
-        events = (slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved)
-        events += (slicer.vtkSegmentation.SegmentModified,)
-        watched = {(one.segmentation.GetSegmentation(), event) for one in chosen for event in events}
-        for segmentation, event in self._watched - watched:
-            self.removeObserver(segmentation, event, self._askUpdate)
-        for segmentation, event in watched - self._watched:
-            self.addObserver(segmentation, event, self._askUpdate)
-        self._watched = watched
 
     def _problem(self):
         """Why the run cannot start; None when it can."""
@@ -300,7 +276,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.references.unfinished(),
                 self.bank.choice(),
             )
-            self.logic.launch_of_run(self.ui.pythonEdit.currentPath)
+            self.logic.launch_of_run(self.ui.pythonEdit.currentPath, self.bank.choice())
         except Problem as problem:
             return problem
         return None

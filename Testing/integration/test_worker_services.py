@@ -190,7 +190,7 @@ def test_corrected_slices_come_back_as_they_were_sent(service, folder, pair, ran
     message = job_message(folder, 9, reference, target, model=str(random_model), threads=1, planes="acquisition")
     np.save(folder / "job9-corrections.npy", truth.array.astype(np.uint16))
     structures = [{"value": s.value, "name": s.name} for s in truth.structures]
-    corrections = {"labels": "job9-corrections.npy", "structures": structures, "axis": 0, "slices": [4, 5]}
+    corrections = {"labels": {"array": "job9-corrections.npy"}, "structures": structures, "axis": 0, "slices": [4, 5]}
     service.send(**{**message, "corrections": corrections})
     last = service.until("done", "error")[-1]
     assert last["event"] == "done", last

@@ -233,3 +233,19 @@ def test_what_is_accepted_is_saved_beside_a_scene_that_has_a_file(
         assert "has this case already" in press(host, accepting, "acceptButton")
     finally:
         host.scene.SetURL("")
+
+
+def test_a_server_is_not_asked_for_a_bank_that_it_cannot_see(host: Any, accepting: Any) -> None:
+    """Told before anything is sent."""
+    press(host, accepting, "acceptButton")
+    press(host, accepting, "bankListButton")
+    tick(accepting, 0)
+    accepting.logic.remote = lambda: pytest.fail("nothing is started")
+    accepting._askUpdate()
+    settle(host)
+    assert not accepting.ui.segmentButton.enabled and "A server does not see" in said(accepting)
+    accepting.ui.useBankBox.click()
+    accepting.logic.remote = None
+    accepting._askUpdate()
+    settle(host)
+    assert accepting.ui.segmentButton.enabled

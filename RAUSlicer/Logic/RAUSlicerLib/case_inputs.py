@@ -70,7 +70,7 @@ class CorrectedSlices:
             raise Problem(_("None of the shown segments is a structure of the references"), hint)
         yield from write_segments(self.segmentation, target, segments, structures, folder / name)
         told = [one.message() for one in structures]
-        return {"labels": name, "structures": told, "axis": self.axis, "slices": list(self.slices)}
+        return {"labels": {"array": name}, "structures": told, "axis": self.axis, "slices": list(self.slices)}
 
 
 @dataclass

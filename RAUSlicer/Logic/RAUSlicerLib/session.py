@@ -58,8 +58,11 @@ class Session:
         """How the worker is started. Raises Problem when there is no Python for it."""
         return environment.launch(python, surroundings())
 
-    def launch_of_run(self, python: str = "") -> Launch:
+    def launch_of_run(self, python: str = "", bank: BankChoice | None = None) -> Launch:
         """How what computes a run is started: here, or for a server. Raises Problem."""
+        if self.remote is not None and bank is not None:
+            hint = _("Take the references from the scene, or compute on this computer")
+            raise Problem(_("A server does not see the reference bank of this computer"), hint)
         return self.remote() if self.remote is not None else self.launch(python)
 
     def segment(
@@ -83,7 +86,7 @@ class Session:
         names = {key_of(name) for name in choices.structures}
         wanted = [one for one in structures if choices.all or key_of(one.name) in names]
         preflight.check(references, target, wanted, output, bank=bank)
-        launch = self.launch_of_run(python)
+        launch = self.launch_of_run(python, bank)
         self.run_id = uuid.uuid4().hex
         inputs = SceneInputs(target, references, structures, choices.settings(), bank, corrections)
         writer = ResultWriter(target, output, wanted, self.run_id, on_made)

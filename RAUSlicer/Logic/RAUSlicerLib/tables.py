@@ -8,7 +8,7 @@ import qt
 
 VALUE_ROLE = 256  # Qt.UserRole
 MOST_ROWS = 8  # that a table shows without scrolling
-HEADER = 26  # pixels of header and frame
+HEADER = 30  # pixels of header and frame
 
 
 def columns(tree: Any, names: list[str]) -> None:

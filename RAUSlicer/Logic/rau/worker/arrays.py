@@ -72,7 +72,7 @@ def open_corrections(folder: Path, message: CorrectionsMessage, target: Volume) 
     """The corrected slices of a message. Raises ProtocolError, and InputError for a slice that the target lacks."""
     from rau.corrections import Corrections
 
-    array = whole_labels(open_array(folder, message.labels), "The corrected label map")
+    array = whole_labels(open_array(folder, message.labels.array), "The corrected label map")
     if array.shape != target.geometry.shape:
         raise ProtocolError("The corrected label map has another shape than the target")
     structures = tuple(one.structure() for one in message.structures)

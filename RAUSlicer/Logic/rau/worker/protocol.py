@@ -99,7 +99,7 @@ class CorrectionsMessage(Message):
     """`rau.corrections.Corrections`. labels: uint16 (S, R, C) on the target's grid, of which `slices` across `axis` of
     the target's own array are right. structures: what its values mean."""
 
-    labels: ArrayName
+    labels: LabelsMessage
     structures: tuple[StructureMessage, ...]
     axis: int = Field(ge=0, le=2)
     slices: tuple[int, ...] = Field(min_length=1)
