@@ -114,7 +114,7 @@ class BankPanel:
         ticked = len(self.choice().ids)
         if ticked:
             return _("{n} ticked: the next run takes these.").format(n=ticked)
-        return _("None is ticked: the bank chooses the one most like the target.")
+        return _("None is ticked: the bank chooses those most like the target.")
 
     def _on_use(self) -> None:
         node = self.context.node()

@@ -24,7 +24,8 @@ def from_bank(request: SegmentJob, target: Volume, engine: Engine, tell: Callabl
     from rau.bank.search import pick
 
     bank = Bank.open(request.bank)
-    picked = pick(bank, target, engine, request.settings, ids=request.bank_ids, tell=tell)
+    ids, count = request.bank_ids, request.bank_count
+    picked = pick(bank, target, engine, request.settings, count=count, ids=ids, tell=tell)
     return replace(picked, references=tuple(numbered(one, request.numbers) for one in picked.references))
 
 

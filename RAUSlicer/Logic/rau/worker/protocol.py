@@ -108,8 +108,8 @@ class CorrectionsMessage(Message):
 class SegmentJob(Message):
     """Segment `target`. result: label map (S, R, C) uint16 on the target's grid; made by the worker when missing.
 
-    bank: a folder; references come from there as well: those of bank_ids, else what fits best. numbers: the label value
-    of each structure by name, which the structures of the bank's references take.
+    bank: a folder; references come from there as well: those of bank_ids, else the bank_count that fit best. numbers:
+    the label value of each structure by name, which the structures of the bank's references take.
     """
 
     op: Literal["segment"] = "segment"
@@ -120,6 +120,7 @@ class SegmentJob(Message):
     result: ArrayName
     bank: str = Field("", max_length=4096)
     bank_ids: tuple[str, ...] = ()
+    bank_count: int = Field(3, ge=1, le=12)
     numbers: dict[str, Annotated[int, Field(ge=1, le=65535)]] = {}
     corrections: CorrectionsMessage | None = None
 
