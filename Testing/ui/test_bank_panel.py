@@ -91,6 +91,30 @@ def test_hidden_segments_are_left_out_and_none_is_an_error(
     assert "No segment of the result is shown" in press(host, accepting, "acceptButton")
 
 
+def test_of_two_runs_in_one_segmentation_the_later_counts(host: Any, accepting: Any, case: Any, tmp_path: Path) -> None:
+    """Also when segments of both are shown; what the user drew under the same name counts as well."""
+    from scene import add_segment
+
+    from rau.bank.bank import Bank
+
+    slicer, output = lazy.slicer(), accepting._parameterNode.outputSegmentation
+    first = output.GetSegmentation().GetNthSegmentID(0)
+    everywhere = np.zeros(slicer.util.arrayFromVolume(case.target).shape, np.uint8)
+    everywhere[:, :30] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(everywhere, output, first, case.target)
+    run(host, accepting)
+    by_hand = np.zeros(everywhere.shape, bool)
+    by_hand[0, 90:, 90:] = True
+    add_segment(output, case.target, "Liver ", by_hand)
+    press(host, accepting, "acceptButton")
+    bank = Bank.open(tmp_path / "bank")
+    (entry,) = bank.entries()
+    labels = bank.reference(entry.id).labels
+    liver = labels.array == labels.structure("liver").value
+    second = mask_of(output, output.GetSegmentation().GetSegmentIdBySegmentName("liver (2)"), case.target)
+    assert second.any() and np.array_equal(liver, second | by_hand)
+
+
 def tick(panel: Any, index: int, on: bool = True) -> None:
     state = lazy.qt().Qt.Checked if on else lazy.qt().Qt.Unchecked
     panel.ui.bankTree.topLevelItem(index).setCheckState(0, state)

@@ -13,21 +13,27 @@ from RAUSlicerLib.exchange import write_array
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import Structure, key_of
 from RAUSlicerLib.layers import LabelMapOfSegments
-from RAUSlicerLib.marks import structure_name
-from RAUSlicerLib.nodes import Segment, image_message, pixels_of, segments_of
+from RAUSlicerLib.marks import RUN_TAG, structure_name
+from RAUSlicerLib.nodes import Segment, image_message, pixels_of, segments_of, tag_of
 from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.protocol import Message
 
 
 def shown_segments(node: Any) -> list[Segment]:
-    """The segments that are not hidden, each by the name of its structure. Raises Problem when there is none."""
+    """The segments that are not hidden, each by the name of its structure; of several runs' the latest alone.
+
+    Raises Problem when there is none.
+    """
     display = node.GetDisplayNode() if node is not None else None
     every = segments_of(node)
     shown = [one for one in every if display is None or display.GetSegmentVisibility(one.segment_id)]
     if not shown:
         raise Problem(_("No segment of the result is shown"), _("Show those that count in the Segment Editor"))
-    segmentation = node.GetSegmentation()
-    return [replace(one, name=structure_name(segmentation.GetSegment(one.segment_id))) for one in shown]
+    segments = {one.segment_id: node.GetSegmentation().GetSegment(one.segment_id) for one in shown}
+    named = [replace(one, name=structure_name(segments[one.segment_id])) for one in shown]
+    runs = {one.segment_id: tag_of(segments[one.segment_id], RUN_TAG) for one in shown}
+    latest = {key_of(one.name): runs[one.segment_id] for one in named if runs[one.segment_id]}
+    return [one for one in named if runs[one.segment_id] in ("", latest.get(key_of(one.name), ""))]
 
 
 def structures_of_segments(segments: Sequence[Segment]) -> tuple[Structure, ...]:
