@@ -22,7 +22,7 @@ _LOGIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Logic")
 if _LOGIC not in sys.path:
     sys.path.insert(0, _LOGIC)
 
-from RAUSlicerLib import preflight, settings, wording  # noqa: E402
+from RAUSlicerLib import preflight, preflight_words, settings, wording  # noqa: E402
 from RAUSlicerLib.bank_panel import BankPanel  # noqa: E402
 from RAUSlicerLib.choice_boxes import ChoiceBoxes  # noqa: E402
 from RAUSlicerLib.context import Context  # noqa: E402
@@ -31,6 +31,7 @@ from RAUSlicerLib.environment_box import EnvironmentBox  # noqa: E402
 from RAUSlicerLib.inputs import ReferenceNodes, structures_of  # noqa: E402
 from RAUSlicerLib.keep_panel import KeepPanel  # noqa: E402
 from RAUSlicerLib.message_area import MessageArea  # noqa: E402
+from RAUSlicerLib.preflight_box import PreflightBox  # noqa: E402
 from RAUSlicerLib.problems import Problem  # noqa: E402
 from RAUSlicerLib.qt_process import later  # noqa: E402
 from RAUSlicerLib.reference_rows import ReferenceRows  # noqa: E402
@@ -112,6 +113,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.structures = StructureList(self.ui.structuresTree, self._onStructures)
         self.message = MessageArea(self.ui.messageFrame, self.ui.messageSign, self.ui.messageLabel)
         self.environment = EnvironmentBox(self.ui.environmentSection, self.logic.client.stop, self._askUpdate)
+        self.preflight = PreflightBox(self.ui.preflightSection)
         self.remote = RemoteBox(self.ui.remoteSection, self._onRemote)
         self.view = RunView(self.ui, self.references)
         self.context = Context(
@@ -241,6 +243,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if not self.logic.busy():
                 self._showReferences()
                 self._showReadiness()
+                self._showPreflight()
             self.result.show()
             self.keep.show()
             self.corrections.show()
@@ -289,6 +292,12 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._readiness = notice
         if self.message.notice in (None, before) or (notice is not None and notice != before):
             self.message.show(notice)
+
+    def _showPreflight(self):
+        node, ready = self._parameterNode, str(self.logic.client.ready.get("device", ""))
+        machine = preflight_words.Machine(self.remote.host(), node.device, ready, self.preflight.gpu)
+        chosen = (node.model, node.modelFolder, node.planes)
+        self.preflight.show(preflight_words.lines(self._chosen(), node.targetVolume, machine, *chosen))
 
     # -- the run
     def onSegmentButton(self):

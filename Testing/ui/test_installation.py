@@ -21,6 +21,7 @@ from RAUSlicerLib.installation_plan import Options, make_plan
 from RAUSlicerLib.installation_system import Gpu, Python
 from RAUSlicerLib.problems import Problem
 
+MODULE = Path(__file__).resolve().parents[2] / "RAUSlicer" / "RAUSlicer.py"
 TORCH, PACKAGE = "torch", "stand-in"
 HERE = str(Path(sys.executable).parent)
 
@@ -207,6 +208,42 @@ def test_quitting_keeps_the_half_and_another_window_waits(host: Any, setup: Setu
     note.write_text(f'{{"process": {os.getppid()}}}')
     with pytest.raises(Problem, match="Another Slicer"):
         installation_system.claim(setup.machine.root)
+
+
+# -- the box in the panel
+def test_the_box_shows_what_would_be_done_does_it_and_removes_it_after_a_second_press(
+    host: Any, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, picture: Any
+) -> None:
+    no_check(monkeypatch)
+    monkeypatch.setenv("RAU_ENVIRONMENT", str(tmp_path / "environment"))
+    monkeypatch.setenv("PATH", HERE)
+    monkeypatch.delenv("RAU_PYTHON")
+    panel = host.open_module(MODULE)
+    box, said = panel.environment, lambda: box.message.notice
+    panel.ui.environmentSection.collapsed = False
+    assert box.main_button.text == "Set up RAUSlicer's Python environment"
+    box.wheels_edit.currentPath = str(tmp_path / "nowhere")
+    box.main_button.click()
+    assert host.spin(lambda: said() is not None, 20) and "no wheels" in said().title
+    box.wheels_edit.currentPath = ""
+    box.main_button.click()
+    assert host.spin(lambda: box.main_button.text == "Download and install", 20), said()
+    assert "Downloads about" in box.plan_label.text and not (tmp_path / "environment").exists()
+    picture("panel-setup", panel.parent)
+    box.wheels_edit.currentPath = str(wheels)
+    assert not box.plan_label.text, "another choice makes another plan"
+    box.main_button.click()
+    assert host.spin(lambda: box.main_button.text == "Install", 20), said()
+    box.main_button.click()
+    assert host.spin(lambda: box.installation.state.phase == "made", 60), box.installation.state
+    assert said().kind == "done" and box.main_button.text == "Repair" and box.status_label.text.startswith("Ready")
+    python = environment.find_python("", os.environ)
+    assert Path(python).is_relative_to(tmp_path / "environment"), "the panel uses it from now on"
+    box.remove_button.click()
+    assert box.remove_button.text == "Press again to remove" and Path(python).exists()
+    box.remove_button.click()
+    assert host.spin(lambda: box.installation.state.phase == "none", 20)
+    assert not (tmp_path / "environment").exists()
 
 
 # -- what goes wrong, in one line each

@@ -51,6 +51,13 @@ class RemoteBox:
         """Whether runs go to the server."""
         return bool(self.use_box.checked)
 
+    def host(self) -> str:
+        """Of the server that computes; empty while this computer does."""
+        try:
+            return address_of(self.address())[1] if self.on else ""
+        except Problem:
+            return "?"
+
     def launch(self) -> Launch:
         """How to start what talks to the server. Raises Problem: no address, no token, no consent."""
         address = self.address()
