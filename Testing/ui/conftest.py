@@ -101,7 +101,7 @@ def picture(host: Any) -> Callable[[str, Any], None]:
             Image.fromarray(what).save(path)
         else:
             size = what.size
-            what.resize(440, 720)
+            what.resize(440, max(720, what.layout().heightForWidth(440)))  # as the scroll area of Slicer's panel does
             host.app.processEvents()
             assert what.grab().save(str(path))
             what.resize(size)

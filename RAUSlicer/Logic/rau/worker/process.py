@@ -155,8 +155,8 @@ class Worker:
         job.check()
         if request.bank:
             picked = from_bank(request, target, engine, lambda line: job.note((line,)))
-            for one in picked.chosen:
-                job.on_event(StageEvent("retrieve", f"from the bank: {one.entry.label} ({one.reason})"))
+            for chosen in picked.chosen:
+                job.on_event(StageEvent("retrieve", f"from the bank: {chosen.entry.label} ({chosen.reason})"))
             references += picked.references
             settings = narrowed(settings, references, lambda line: job.note((line,)))
         found = segment(
