@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 DATA := $(if $(RAU_DATA),$(RAU_DATA),$(wildcard ../shared/data))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types format bench bench-quick mini vlm screenshots gpu-check wheel clean
+.PHONY: help setup setup-dev demo test lint types format bench bench-quick mini vlm requirements screenshots gpu-check wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,15 @@ vlm: $(STAMPS)/dev ## train the bundled model's VLM again, in runs/ (over an hou
 	  --warmup 80 --bf16 --anatomies 3000 --shares 0.7,0.24,0.06
 	$(VENV)/bin/rau train pack --segmenter RAUSlicer/Resources/Models/rau-mini --encoder RAUSlicer/Resources/Models/rau-mini \
 	  --vlm runs/vlm-sft --threshold 0.68 --version 0.3.0 --output runs/rau-mini-0.3.0
+
+# Every system at once; what is not asked for anew keeps its version. UPGRADE=--upgrade takes the newest.
+PINNED := RAUSlicer/Resources/requirements.txt
+requirements: $(STAMPS)/dev ## pin again, with checksums, what "Set up" in Slicer installs
+	@mkdir -p build && cp $(PINNED) build/requirements.txt
+	printf '%s\n' "pip>=25" "setuptools>=70.1" "uv>=0.9" $(TORCH) | SAM2_BUILD_CUDA=0 $(PY) -m uv pip compile pyproject.toml - \
+	  --extra dicom --universal --python-version 3.10 --python $(PY) --no-build-isolation --generate-hashes --no-annotate \
+	  --no-header --quiet $(UPGRADE) --output-file build/requirements.txt
+	@{ head -2 $(PINNED); grep -v '^#' build/requirements.txt; } > build/pinned.txt && mv build/pinned.txt $(PINNED)
 
 screenshots: $(STAMPS)/dev ## the pictures in Docs/screenshots, made by the demo and the tests of the panel
 	@$(PY) Testing/system_packages.py

@@ -229,6 +229,11 @@ def test_the_box_shows_what_would_be_done_does_it_and_removes_it_after_a_second_
     box.main_button.click()
     assert host.spin(lambda: box.main_button.text == "Download and install", 20), said()
     assert "Downloads about" in box.plan_label.text and not (tmp_path / "environment").exists()
+    panel.ui.structuresSection.collapsed = True
+    host.spin(lambda: False, 0.05)
+    assert "Disk: " in box.plan_label.text and box.plan_label.height >= box.plan_label.heightForWidth(
+        box.plan_label.width
+    )
     picture("panel-setup", panel.parent)
     box.wheels_edit.currentPath = str(wheels)
     assert not box.plan_label.text, "another choice makes another plan"

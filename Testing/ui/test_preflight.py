@@ -30,6 +30,8 @@ def test_the_panel_says_it_all_and_counts_what_deserves_a_look(host: Any, chosen
     assert "rau-mini" in said and "licence of its weights: Apache-2.0" in said
     assert "Modality: target CT, reference CT" in said and "axial" in said and " mm)" in said
     assert chosen.ui.preflightSection.text == "Before the run"
+    chosen.ui.structuresSection.collapsed = True
+    host.spin(lambda: False, 0.05)
     picture("panel-preflight", chosen.parent)
     case.target.SetAttribute("DICOM.Modality", "MR")
     chosen._parameterNode.device = "cuda"

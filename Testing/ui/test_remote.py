@@ -122,6 +122,8 @@ def test_local_and_remote_find_the_same_voxels_and_the_panel_never_stalls(
     small._parameterNode.outputSegmentation = None
     small.ui.remoteSection.collapsed = False
     connect(small, server.url, server.token)
+    small.ui.structuresSection.collapsed = True
+    host.spin(lambda: False, 0.05)
     picture("panel-remote", small.parent)
     with host.stalls() as gaps:
         state = run(host, small)

@@ -9,7 +9,7 @@ import qt
 import slicer
 
 from RAUSlicerLib import environment
-from RAUSlicerLib.form import line, path_edit, row, small
+from RAUSlicerLib.form import line, path_edit, row, say, small
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.installation import Installation, SetupState
 from RAUSlicerLib.installation_files import digest
@@ -168,7 +168,7 @@ class EnvironmentBox:
         self.remove_button.visible = there
         self.options_area.enabled = not state.busy
         self.plan_label.visible = asking
-        self.plan_label.text = "\n".join(state.plan.words()) if asking and state.plan else ""
+        say(self.plan_label, "\n".join(state.plan.words()) if asking and state.plan else "")
         self.progress_bar.visible = self.progress_label.visible = state.busy
         self.progress_bar.value = int(1000 * state.done)
         self.progress_label.text = state.text

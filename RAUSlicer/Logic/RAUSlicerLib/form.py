@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import ctk
 import qt
+
+from RAUSlicerLib.qt_process import later
 
 
 def line(name: str) -> Any:
@@ -21,6 +24,19 @@ def small(name: str) -> Any:
     label = line(name)
     label.setStyleSheet("color: gray;")
     return label
+
+
+def say(label: Any, text: str) -> None:
+    """Put a text that must be read whole into a label: nothing of it is squeezed away in a low panel."""
+    label.text = text
+
+    def fit() -> None:
+        """Once the layout has given the label its width."""
+        with contextlib.suppress(RuntimeError, ValueError):  # the panel was closed meanwhile
+            label.setMinimumHeight(max(0, label.heightForWidth(int(label.width))) if str(label.text) else 0)
+
+    fit()
+    later(0.0, fit)
 
 
 def row(*widgets: tuple[Any, int]) -> Any:

@@ -101,11 +101,16 @@ class Plan:
         if self.wheels is not None:
             return _("Takes the packages from the folder {folder}. Nothing is downloaded.").format(folder=self.wheels)
         host = system.host_of(self.python.index) if self.python.index else _("PyPI, the Python Package Index")
-        extra = "" if self._usual() else ", " + _("PyTorch itself from PyTorch's own index")
         checked = _("each checked against its checksum") if self.pins.hashed else _("with pinned versions")
-        return _("Downloads about {n}: {k} packages from {host}{extra}, {checked}.").format(
-            n=gb(self.download), k=self.pins.count(), host=host, extra=extra, checked=checked
-        )
+        extra = "" if self._usual() else " " + _("PyTorch itself comes from PyTorch's own index, by its version.")
+        text = _("Downloads about {n}: {k} packages from {host}, {checked}.")
+        return text.format(n=gb(self.download), k=self._count(), host=host, checked=checked) + extra
+
+    def _count(self) -> int:
+        """How many packages come from the index."""
+        if self._usual():
+            return self.pins.count()
+        return len({one.name for one in (*self.pins.named((*pins_of.TOOLS, "uv")), *self.pins.rest())})
 
     def _usual(self) -> bool:
         return pins_of.usual_index_has(self.build, self.gpu is None or self.gpu.new_enough)

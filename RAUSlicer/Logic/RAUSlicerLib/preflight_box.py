@@ -8,7 +8,7 @@ from typing import Any
 
 import qt
 
-from RAUSlicerLib.form import line
+from RAUSlicerLib.form import line, say
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.installation_system import Gpu, clean, gpu_from, gpu_launch
 from RAUSlicerLib.message_area import EDGES, SIGNS
@@ -38,7 +38,7 @@ class PreflightBox:
         doubtful = sum(one.good is False for one in lines)
         title = _("Before the run")
         self.section.text = title + (": " + _("{n} to look at").format(n=doubtful) if doubtful else "")
-        self.label.text = "".join(_as_html(one) for one in lines)
+        say(self.label, "".join(_as_html(one) for one in lines))
 
     def _ask_driver(self) -> None:
         launch = gpu_launch(clean(surroundings()))

@@ -12,7 +12,7 @@ import slicer
 
 from RAUSlicerLib import remote_client
 from RAUSlicerLib.environment import Launch
-from RAUSlicerLib.form import line, row, small
+from RAUSlicerLib.form import line, row, say, small
 from RAUSlicerLib.http_client import HttpClient, address_of
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.message_area import MessageArea
@@ -168,7 +168,7 @@ class RemoteBox:
         self.consent_box.checked = bool(address) and address in agreed_addresses()
         self.consent_box.blockSignals(blocked)
         self.consent_box.enabled = bool(address)
-        self.consent_label.text = consent_text(host)
+        say(self.consent_label, consent_text(host))
         plain = bool(address) and not secure and host not in ("127.0.0.1", "localhost", "::1")
         self.warning_label.text = (
             _("http: images and token travel unencrypted. Use https or a tunnel.") if plain else ""
