@@ -5,6 +5,7 @@ Memory of a slice: its retrieved reference slices (conditioning) and the last sl
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from rau.volume.planes import Planes
 if TYPE_CHECKING:
     import torch
 
-TRIMMED = 16  # slices after which freed memory is handed back
+TRIMMED = 0.5  # seconds after which freed memory is handed back
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,10 @@ def segment_plane(
     yield segment_slice(segmenter, planes, start, matches, recipe, forward, candidates, advice)
     backward = forward.copy()
     walks = (((t, forward) for t in range(start + 1, len(planes))), ((t, backward) for t in range(start - 1, -1, -1)))
-    for done, (t, direction) in enumerate(chain(*walks)):
-        yield segment_slice(segmenter, planes, t, matches, recipe, direction, candidates, advice)
-        if done % TRIMMED == TRIMMED - 1:
+    clock = time.perf_counter()
+    for t, direction in chain(*walks):
+        found = segment_slice(segmenter, planes, t, matches, recipe, direction, candidates, advice)
+        if time.perf_counter() - clock > TRIMMED:
             give_back()
+            clock = time.perf_counter()
+        yield found
