@@ -91,7 +91,8 @@ def test_slicers_side_imports_nothing_of_third_parties_but_numpy() -> None:
     files = [ROOT / "RAUSlicer/RAUSlicer.py", *(ROOT / "RAUSlicer/Logic/RAUSlicerLib").glob("*.py")]
     assert len(files) > 10
     for path in files:
-        assert module_imports(path) <= allowed, path.name
+        own = {"rau"} if path.name == "installation_helper.py" else set()  # a script for the worker's Python
+        assert module_imports(path) <= allowed | own, path.name
 
 
 def test_the_engine_imports_nothing_of_slicer() -> None:

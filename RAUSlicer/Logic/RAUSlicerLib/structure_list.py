@@ -8,7 +8,7 @@ from typing import Any, Callable
 import qt
 
 from RAUSlicerLib.inputs import Structure, key_of
-from RAUSlicerLib.tables import swatch
+from RAUSlicerLib.tables import fit, swatch
 
 
 class StructureList:
@@ -35,6 +35,7 @@ class StructureList:
                 self.tree.clear()
                 for one in structures:
                     self.tree.addTopLevelItem(self._item(one))
+                fit(self.tree, most=12, least=4, header=8)
             for index, on in enumerate(wanted):
                 state = qt.Qt.Checked if on else qt.Qt.Unchecked
                 self.tree.topLevelItem(index).setCheckState(0, state)

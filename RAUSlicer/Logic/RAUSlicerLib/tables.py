@@ -8,7 +8,7 @@ import qt
 
 VALUE_ROLE = 256  # Qt.UserRole
 MOST_ROWS = 8  # that a table shows without scrolling
-HEADER = 30  # pixels of header and frame
+HEADER = 30
 
 
 def columns(tree: Any, names: list[str]) -> None:
@@ -20,10 +20,10 @@ def columns(tree: Any, names: list[str]) -> None:
         tree.header().setSectionResizeMode(index, mode)
 
 
-def fit(tree: Any, most: int = MOST_ROWS) -> None:
-    """As high as its rows need, up to `most` of them."""
-    rows = min(most, max(1, tree.topLevelItemCount))
-    tree.setFixedHeight(rows * max(14, tree.sizeHintForRow(0)) + HEADER)
+def fit(tree: Any, most: int = MOST_ROWS, least: int = 1, header: int = HEADER) -> None:
+    """As high as its rows need, from `least` to `most` of them. header: pixels of header and frame."""
+    rows = min(most, max(least, tree.topLevelItemCount))
+    tree.setFixedHeight(rows * max(14, tree.sizeHintForRow(0)) + header)
 
 
 def swatch(color: tuple[float, float, float]) -> Any:
