@@ -43,6 +43,9 @@ def items(arguments: Namespace) -> Iterator[Item]:
     if arguments.tasks:
         taken: dict[str, int] = {}
         for one in tasks(quick=arguments.quick):
+            flat = len(one.target.array) == 1
+            if (arguments.flat and not flat) or (arguments.volumes and flat):
+                continue
             taken[one.group] = taken.get(one.group, 0) + 1
             if not arguments.limit or taken[one.group] <= arguments.limit:
                 yield one.group, f"task {taken[one.group]}", (one.reference, one.target, one.truth)
