@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 
 import figures
-import peak_memory
 import numpy as np
+import peak_memory
 import pytest
 import sets
 from common import Outcome, run_pair
