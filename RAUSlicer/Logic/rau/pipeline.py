@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rau.errors import Cancelled, out_of_memory
 from rau.events import Event, OnEvent, ShouldStop, SliceEvent, StageEvent, WarningEvent, ignore, never
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rau.corrections import Corrections
     from rau.models.engine import Engine
     from rau.preparation import Case
-    from rau.quality.judge import Quality
     from rau.sam.propagation import Advice
     from rau.vlm.reason import CaseCues
 
@@ -157,14 +156,14 @@ def judged(
     settings: SegmentSettings,
     tell: OnEvent,
     go_on: Callable[[], None],
-) -> Quality | None:
-    """How far the result can be trusted; None where nobody wants to know."""
+) -> dict[str, Any]:
+    """How far the result can be trusted, ready for JSON; empty where nobody wants to know."""
     from rau.quality.judge import judge
 
     if settings.quality == "off":
-        return None
+        return {}
     tell(StageEvent("judge"))
-    return judge(case, votes, guide, cues, grid, results, settings, go_on)
+    return judge(case, votes, guide, cues, grid, results, settings, go_on).report()
 
 
 def guided(case: Case, settings: SegmentSettings, tell: OnEvent, go_on: Callable[[], None]) -> Guide | None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rau.volume.volume import LabelMap, Structure
-
-if TYPE_CHECKING:
-    from rau.quality.judge import Quality
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class SegmentResult:
     """labels: on the target's own grid, voxel for voxel; label values are the reference's.
 
     reasoning: what the VLM said at its key slices (`rau.vlm.reason.CaseCues.report`); empty where it was not asked.
-    quality: how far the result can be trusted; None where it was not judged.
+    quality: how far the result can be trusted (`rau.quality.judge.Quality.report`); empty where it was not judged.
     """
 
     labels: LabelMap
@@ -61,7 +58,7 @@ class SegmentResult:
     seconds: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
     reasoning: dict[str, Any] = field(default_factory=dict)
-    quality: Quality | None = None
+    quality: dict[str, Any] = field(default_factory=dict)
 
     @property
     def found(self) -> bool:
@@ -99,7 +96,7 @@ class SegmentResult:
             ],
             "warnings": list(self.warnings),
             "reasoning": self.reasoning,
-            "quality": None if self.quality is None else self.quality.report(),
+            "quality": self.quality,
             "seconds": round(self.seconds, 3),
             "provenance": self.provenance,
         }

@@ -16,7 +16,7 @@ def print_result(result: SegmentResult) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("structure", "found", "score", "volume"):
         table.add_column(name, justify="right" if name in ("score", "volume") else "left", no_wrap=True)
-    if result.quality is not None:
+    if result.quality:
         table.add_column("trust", no_wrap=True)
     for one in result.structures:
         size = f"{one.volume_ml:.1f} ml" if one.volume_ml is not None else f"{one.voxels} voxels"
@@ -24,16 +24,17 @@ def print_result(result: SegmentResult) -> None:
         table.add_row(one.structure.name, *shown, *trust(result, one.structure.value))
     console = Console(highlight=False, markup=False)
     console.print(table)
-    if result.quality is not None and result.quality.review:
-        console.print("Slices to review, the worst first: " + ", ".join(str(s.index) for s in result.quality.review))
+    if result.quality.get("review"):
+        slices = ", ".join(str(one["index"]) for one in result.quality["review"])
+        console.print(f"Slices to review, the worst first: {slices}")
 
 
 def trust(result: SegmentResult, value: int) -> list[str]:
     """The last column: the light, and the Dice to be expected with its interval; nothing where it was not judged."""
-    if result.quality is None:
+    if not result.quality:
         return []
-    one = next(one for one in result.quality.structures if one.structure.value == value)
-    if one.estimate is None:
+    one = next(one for one in result.quality["structures"] if one["value"] == value)
+    if one["expected_dice"] is None:
         return [""]
-    known = one.estimate
-    return [f"{one.light}: Dice of about {known.expected:.2f} ({known.low:.2f} to {known.high:.2f})"]
+    low, high = one["interval"]
+    return [f"{one['light']}: Dice of about {one['expected_dice']:.2f} ({low:.2f} to {high:.2f})"]

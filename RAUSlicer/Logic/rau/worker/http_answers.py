@@ -69,10 +69,12 @@ def result_of(report: dict[str, Any], labels: np.ndarray, target: Volume) -> Seg
     for one in report["structures"]:
         known = Structure(one["value"], one["name"], tuple(one["color"]), one["terminology"])
         box = tuple(one["box"]) if one["box"] else None
-        structures.append(StructureResult(known, one["present"], one["score"], box, one["voxels"], one["volume_ml"]))
+        numbers = (one["present"], one["score"], box, one["voxels"], one["volume_ml"])
+        structures.append(StructureResult(known, *numbers, one.get("description")))
     slices = tuple(SliceResult(**{**one, "parts": tuple(one["parts"])}) for one in report["slices"])
     named = LabelMap(labels, target.geometry, tuple(one.structure for one in structures))
-    rest = (tuple(report["warnings"]), report["seconds"], report["provenance"], report.get("reasoning", {}))
+    told = (report.get("reasoning", {}), report.get("quality", {}))
+    rest = (tuple(report["warnings"]), report["seconds"], report["provenance"], *told)
     return SegmentResult(named, tuple(structures), slices, *rest)
 
 

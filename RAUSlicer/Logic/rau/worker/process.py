@@ -135,6 +135,7 @@ class Worker:
         self.send(protocol.Ready(versions=versions(), device=device()))
 
     def segment(self, request: protocol.SegmentJob) -> None:
+        from rau.description.results import with_descriptions
         from rau.pipeline import segment
         from rau.worker.from_bank import from_bank, narrowed
 
@@ -171,6 +172,7 @@ class Worker:
         if picked is not None:
             found = replace(found, provenance={**found.provenance, "bank": picked.report()})
         job.check()
+        found = with_descriptions(found, target)
         job.result[...] = found.labels.array
         job.result.flush()
         self.send(protocol.Done(job=request.job, report=found.report()))
