@@ -353,7 +353,7 @@ def test_names_and_folders_of_this_computer_do_not_go_to_the_server() -> None:
     message = {"target": image, "references": [{"image": image, "labels": labels}], "settings": {"model": "auto"}}
     sent = remote_client.nameless(message)
     assert "Jane" not in str(sent) and remote_client.arrays_of(sent) == ["a.npy", "a.npy", "l.npy"]
-    corrected = {**message, "corrections": {"labels": "c.npy"}}
+    corrected = {**message, "corrections": {"labels": {"array": "c.npy"}}}
     assert remote_client.arrays_of(corrected)[-1] == "c.npy"
     remote_client.check_local(message)
     with pytest.raises(Problem, match="model folder"):

@@ -179,7 +179,7 @@ def arrays_of(request: Message) -> list[str]:
     for one in request["references"]:
         found += [one["image"]["array"], one["labels"]["array"]]
     if request.get("corrections"):
-        found.append(request["corrections"]["labels"])
+        found.append(request["corrections"]["labels"]["array"])
     return found
 
 
