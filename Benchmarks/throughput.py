@@ -26,6 +26,7 @@ from rau.sam.reading import FAST, FAST_NEIGHBOURS, Economy
 EXACT, RECOMMENDED = "exact", "recommended"
 TOLERANCE = 1e-3
 WARM = 7  # slices until the ring is full
+SIZED = 4  # structures of the picture of time against pixels
 MODES = (
     Mode(EXACT),
     Mode("fewer neighbours", neighbours=FAST_NEIGHBOURS),
@@ -43,22 +44,28 @@ def timed(walk: Iterator[Any]) -> float:
     return time.process_time() - start
 
 
-def seconds_a_slice(size: int, side: int, structures: int, slices: int, modes: tuple[Mode, ...]) -> dict[str, float]:
-    """Median seconds of each over `slices` slices, the ring full. "predictor": `sam2`'s own."""
+Paces = dict[str, list[float]]  # of each walk: seconds of slice 1, 2, ...
+
+
+def paces(size: int, structures: int, slices: int, modes: tuple[Mode, ...]) -> Paces:
+    """Seconds of every slice, WARM and `slices` more, of each mode and of "predictor", `sam2`'s own."""
     segmenter, predictor = walks.models(size)
-    one = walks.scene(WARM + slices + 1, side, structures)
+    one = walks.scene(WARM + slices + 1, size, structures)
     runs: dict[str, Iterator[Any]] = {
         "predictor": walks.predictor_walk(predictor, walks.predictor_state(predictor, one))
     }
     next(runs["predictor"])  # slice 0 is given
     runs |= {mode.name: walks.our_walk(segmenter, one, mode) for mode in modes}
-    spent: dict[str, list[float]] = {name: [] for name in runs}
-    for t in range(WARM + slices):
+    spent: Paces = {name: [] for name in runs}
+    for _ in range(WARM + slices):
         for name, walk in runs.items():
-            seconds = timed(walk)
-            if t >= WARM:
-                spent[name].append(seconds)
-    return {name: sorted(values)[len(values) // 2] for name, values in spent.items()}
+            spent[name].append(timed(walk))
+    return spent
+
+
+def usual(spent: Paces) -> dict[str, float]:
+    """Median seconds of a slice once the ring is full."""
+    return {name: sorted(values[WARM:])[len(values[WARM:]) // 2] for name, values in spent.items()}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--size", type=int, default=512, help="pixels a side that the network sees (default 512)")
     made.add_argument("--structures", default="1,4,16", help="numbers of structures (default 1,4,16)")
     made.add_argument("--slices", type=int, default=3, help="slices that are timed (default 3)")
-    made.add_argument("--pictures", type=Path, metavar="FOLDER", help="also draw time against structures there")
+    made.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="also draw time against structures, pixels, slices"
+    )
     return made
 
 
@@ -90,21 +99,26 @@ def targets(gaps: dict[int, float], seconds: dict[int, dict[str, float]]) -> lis
     return told
 
 
-def draw(path: Path, seconds: dict[int, dict[str, float]]) -> None:
-    """Seconds a slice against the number of structures."""
+def draw(path: Path, runs: dict[int, Paces], sizes: dict[int, Paces]) -> None:
+    """Seconds a slice against structures, pixels and the slice's place in the walk."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name in next(iter(seconds.values())):
-        axes.plot(list(seconds), [one[name] for one in seconds.values()], marker="o", label=name)
-    axes.set(xlabel="structures", ylabel="processor seconds a slice", xlim=(0, None), ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    names, most = list(next(iter(runs.values()))), max(runs)
+    for name in names:
+        panels[0].plot(list(runs), [usual(one)[name] for one in runs.values()], marker="o", label=name)
+        panels[1].plot(list(sizes), [usual(one)[name] for one in sizes.values()], marker="o")
+        panels[2].plot(range(1, len(runs[most][name]) + 1), runs[most][name], marker=".")
+    words = ("structures", f"pixels a side, {SIZED} structures", f"slice of the walk, {most} structures")
+    for axes, label in zip(panels, words, strict=True):
+        axes.set(xlabel=label, ylabel="processor seconds a slice", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[0].legend()
     path.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path / "throughput.png", dpi=110)
+    figure.savefig(path / "throughput.png", dpi=100)
 
 
 def main() -> int:
@@ -120,9 +134,10 @@ def main() -> int:
         scene = walks.scene(11, min(size, 256), count)
         gaps[count] = walks.difference(segmenter, predictor, scene, 9)
         common.say(f"  {count} structures: largest difference of mask logits {gaps[count]:.1e}")
-    seconds = {}
+    seconds, runs = {}, {}
     for count in counts:
-        seconds[count] = seconds_a_slice(size, size, count, slices, MODES)
+        runs[count] = paces(size, count, slices, MODES)
+        seconds[count] = usual(runs[count])
         told = ", ".join(f"{name} {value:.2f}" for name, value in seconds[count].items())
         common.say(f"  {count} structures, seconds a slice: {told}")
     rows: list[list[Cell]] = [
@@ -132,7 +147,8 @@ def main() -> int:
     columns = ["structures", "predictor, s", *(f"{mode.name}, ratio" for mode in MODES)]
     print_table(f"Processor time a slice, {size} pixels, one thread", columns, rows)
     if arguments.pictures:
-        draw(arguments.pictures, seconds)
+        smaller = {side: paces(side, SIZED, slices, MODES) for side in (size // 2, 3 * size // 4)}
+        draw(arguments.pictures, runs, {**smaller, size: runs.get(SIZED) or paces(size, SIZED, slices, MODES)})
     held = [] if arguments.quick else targets(gaps, seconds)
     for text, met in held:
         common.say(f"{'met' if met else 'missed'}: {text}")

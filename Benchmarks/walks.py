@@ -185,7 +185,7 @@ def difference(segmenter: Segmenter, predictor: Any, one: Scene, slices: int) ->
     outputs = [state["output_dict_per_obj"][k]["non_cond_frame_outputs"][slices] for k in range(len(one.values))]
     with torch.inference_mode():
         features = segmenter.encode(square(one, slices, segmenter.size)[None]).expand(len(one.values))
-        ours = segmenter.decode(features, references, near, distances=[min(slices, POINTERS + 1)])
+        ours = segmenter.decode(features, references, near, distances=[slices])
     gates = torch.cat([row["object_score_logits"][:, 0] for row in outputs])
     theirs = torch.cat([row["pred_masks"] for row in outputs])
     shown = gates > 0

@@ -200,7 +200,7 @@ class Segmenter:
         """Masks of K structures in K target rows. RAU's decoder (papers.md A3.6); memory alone: "SAM2-Memory".
 
         references: conditioning memories, each of K rows; row k of each is the structure of row k of `features`.
-        distances: of the references from the target, in slices, 1 to 16; None: far, as those of other volumes.
+        distances: of the references from the target, in slices; None: far, as those of other volumes.
         neighbours: memories of target slices already segmented, nearest first: `max_neighbours` of them are attended to
         with their positions, those after them, up to `POINTERS`, with their pointers alone.
         prompts: (K, 1, any, any) probabilities, where each structure is expected: a mask prompt. None: memory alone.

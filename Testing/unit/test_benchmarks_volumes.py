@@ -1,0 +1,63 @@
+"""What the benchmarks of walks, volumes and the loop count, on figures made here; and the walk beside SAM2's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import loop  # noqa: E402
+import throughput  # noqa: E402
+import volumes  # noqa: E402
+import walks  # noqa: E402
+
+from rau.volume.volume import Geometry, LabelMap, Structure  # noqa: E402
+
+
+def map_of(array: np.ndarray) -> LabelMap:
+    grid = Geometry(array.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    return LabelMap(array.astype(np.uint16), grid, (Structure(1, "one"), Structure(2, "two")))
+
+
+def test_the_leak_is_what_lies_beyond_the_true_slices_as_a_share_of_the_truth():
+    truth, found = np.zeros((8, 4, 4)), np.zeros((8, 4, 4))
+    truth[2:5] = 1
+    found[1:7] = 1
+    assert volumes.leak(map_of(truth), map_of(found), 0) == pytest.approx(3 / 3)
+    assert volumes.leak(map_of(truth), map_of(truth), 0) == 0
+    turned = np.moveaxis(found, 0, 2)
+    assert volumes.leak(map_of(np.moveaxis(truth, 0, 2)), map_of(turned), 2) == pytest.approx(1.0)
+
+
+def test_corrected_slices_lie_evenly_within_what_is_shown_and_do_not_count_themselves():
+    truth = np.zeros((20, 3, 3))
+    truth[5:15] = 1
+    slices = loop.corrected_slices(map_of(truth), 0, 3)
+    assert slices == (6, 10, 13) and loop.corrected_slices(map_of(truth), 0, 1) == (10,)
+    left = loop.without(map_of(truth), 0, slices).array
+    assert not left[list(slices)].any() and left.sum() == 7 * 9
+
+
+def test_a_target_of_the_throughput_is_met_or_missed_by_the_ratio_of_the_times():
+    times = {"predictor": 10.0, throughput.EXACT: 7.0, throughput.RECOMMENDED: 5.0}
+    told = dict(throughput.targets({1: 1e-5, 5: 1e-2}, {16: times}))
+    assert [met for text, met in told.items() if "mask logits" in text] == [True, False]
+    assert [met for text, met in told.items() if "16 structures" in text] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structures", [1, 3])
+def test_batched_with_a_ring_is_the_video_predictor_of_sam2_object_by_object_with_all_it_remembers(structures):
+    """More slices than the ring holds: the predictor does not attend to what is further away either."""
+    torch.set_num_threads(1)
+    segmenter, predictor = walks.models(128)
+    assert walks.difference(segmenter, predictor, walks.scene(20, 128, structures), 18) < 1e-3
+
+
+def test_modes_walk_the_same_slices_and_exact_and_fast_differ(monkeypatch):
+    segmenter, _ = walks.models(64)
+    one = walks.scene(4, 64, 2)
+    found = [list(walks.our_walk(segmenter, one, mode)) for mode in (throughput.MODES[0], throughput.MODES[-1])]
+    assert [slice_.index for slice_ in found[0]] == [slice_.index for slice_ in found[1]] == [0, 1, 2]
+    assert not np.array_equal(found[0][2].probability, found[1][2].probability)
