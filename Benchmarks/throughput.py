@@ -21,19 +21,23 @@ import walks
 from walks import Mode
 
 from rau.evaluation.tables import Cell, print_table
-from rau.sam.reading import FAST, FAST_NEIGHBOURS, Economy
+from rau.sam.reading import FAST_NEIGHBOURS, Economy, fast
 
 EXACT, RECOMMENDED = "exact", "recommended"
 TOLERANCE = 1e-3
 WARM = 7  # slices until the ring is full
 SIZED = 4  # structures of the picture of time against pixels
-MODES = (
-    Mode(EXACT),
-    Mode("fewer neighbours", neighbours=FAST_NEIGHBOURS),
-    Mode("pooled", Economy(pool=2)),
-    Mode("half", Economy(half=True)),
-    Mode(RECOMMENDED, FAST, FAST_NEIGHBOURS),
-)
+
+
+def modes(size: int) -> tuple[Mode, ...]:
+    """Exact, each economy by itself, and what is recommended on slices of `size` pixels."""
+    return (
+        Mode(EXACT),
+        Mode("fewer neighbours", neighbours=FAST_NEIGHBOURS),
+        Mode("pooled", Economy(pool=2)),
+        Mode("half", Economy(half=True)),
+        Mode(RECOMMENDED, fast(size), FAST_NEIGHBOURS),
+    )
 
 
 def timed(walk: Iterator[Any]) -> float:
@@ -47,7 +51,7 @@ def timed(walk: Iterator[Any]) -> float:
 Paces = dict[str, list[float]]  # of each walk: seconds of slice 1, 2, ...
 
 
-def paces(size: int, structures: int, slices: int, modes: tuple[Mode, ...]) -> Paces:
+def paces(size: int, structures: int, slices: int) -> Paces:
     """Seconds of every slice, WARM and `slices` more, of each mode and of "predictor", `sam2`'s own."""
     segmenter, predictor = walks.models(size)
     one = walks.scene(WARM + slices + 1, size, structures)
@@ -55,7 +59,7 @@ def paces(size: int, structures: int, slices: int, modes: tuple[Mode, ...]) -> P
         "predictor": walks.predictor_walk(predictor, walks.predictor_state(predictor, one))
     }
     next(runs["predictor"])  # slice 0 is given
-    runs |= {mode.name: walks.our_walk(segmenter, one, mode) for mode in modes}
+    runs |= {mode.name: walks.our_walk(segmenter, one, mode) for mode in modes(size)}
     spent: Paces = {name: [] for name in runs}
     for _ in range(WARM + slices):
         for name, walk in runs.items():
@@ -136,19 +140,19 @@ def main() -> int:
         common.say(f"  {count} structures: largest difference of mask logits {gaps[count]:.1e}")
     seconds, runs = {}, {}
     for count in counts:
-        runs[count] = paces(size, count, slices, MODES)
+        runs[count] = paces(size, count, slices)
         seconds[count] = usual(runs[count])
         told = ", ".join(f"{name} {value:.2f}" for name, value in seconds[count].items())
         common.say(f"  {count} structures, seconds a slice: {told}")
     rows: list[list[Cell]] = [
-        [count, one["predictor"], *(one[mode.name] / one["predictor"] for mode in MODES)]
+        [count, one["predictor"], *(one[mode.name] / one["predictor"] for mode in modes(size))]
         for count, one in seconds.items()
     ]
-    columns = ["structures", "predictor, s", *(f"{mode.name}, ratio" for mode in MODES)]
+    columns = ["structures", "predictor, s", *(f"{mode.name}, ratio" for mode in modes(size))]
     print_table(f"Processor time a slice, {size} pixels, one thread", columns, rows)
     if arguments.pictures:
-        smaller = {side: paces(side, SIZED, slices, MODES) for side in (size // 2, 3 * size // 4)}
-        draw(arguments.pictures, runs, {**smaller, size: runs.get(SIZED) or paces(size, SIZED, slices, MODES)})
+        smaller = {side: paces(side, SIZED, slices) for side in (size // 2, 3 * size // 4)}
+        draw(arguments.pictures, runs, {**smaller, size: runs.get(SIZED) or paces(size, SIZED, slices)})
     held = [] if arguments.quick else targets(gaps, seconds)
     for text, met in held:
         common.say(f"{'met' if met else 'missed'}: {text}")

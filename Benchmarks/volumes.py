@@ -29,7 +29,7 @@ from rau.models.engine import Engine
 from rau.pipeline import guided, join
 from rau.preparation import Case, prepare
 from rau.sam.propagation import Recipe, segment_plane
-from rau.sam.reading import FAST, Economy
+from rau.sam.reading import Economy, fast
 from rau.settings import SegmentSettings
 from rau.volume.volume import LabelMap
 
@@ -75,7 +75,7 @@ ECONOMIES = (
     Variant("pooled", economy=Economy(pool=2)),
     Variant("half", economy=Economy(half=True)),
     Variant("128 pixels", size=128),
-    Variant(RECOMMENDED, economy=FAST),
+    Variant(RECOMMENDED, economy=fast(192)),
 )
 
 

@@ -58,6 +58,8 @@ def test_batched_with_a_ring_is_the_video_predictor_of_sam2_object_by_object_wit
 def test_modes_walk_the_same_slices_and_exact_and_fast_differ(monkeypatch):
     segmenter, _ = walks.models(64)
     one = walks.scene(4, 64, 2)
-    found = [list(walks.our_walk(segmenter, one, mode)) for mode in (throughput.MODES[0], throughput.MODES[-1])]
+    found = [
+        list(walks.our_walk(segmenter, one, mode)) for mode in (throughput.modes(64)[0], throughput.modes(512)[-1])
+    ]
     assert [slice_.index for slice_ in found[0]] == [slice_.index for slice_ in found[1]] == [0, 1, 2]
     assert not np.array_equal(found[0][2].probability, found[1][2].probability)

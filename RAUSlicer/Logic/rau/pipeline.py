@@ -118,14 +118,14 @@ def walked(
     """Every slice of every plane through SAM2: what each plane votes for, and what became of each slice."""
     from rau.assembly.labels import PlaneVotes, preview
     from rau.sam.propagation import Recipe, segment_plane
-    from rau.sam.reading import FAST, Economy
+    from rau.sam.reading import Economy, fast
 
     tell(StageEvent("segment"))
     recipe = Recipe(settings.references_per_slice, settings.neighbours)
     candidates = guide.candidate if guide is not None else None
     segmenter, votes, slices = engine.segmenter, list[PlaneVotes](), list[SliceResult]()
     total, rows = sum(len(plane.images) for plane in case.planes), segmenter.rows_at_once
-    segmenter.model.memory_attention.economy = FAST if settings.speed == "fast" else Economy()
+    segmenter.model.memory_attention.economy = fast(segmenter.size) if settings.speed == "fast" else Economy()
     for number, plane in enumerate(case.planes):
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
         clock = time.perf_counter()

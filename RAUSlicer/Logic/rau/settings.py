@@ -46,7 +46,7 @@ class SegmentSettings(BaseModel):
     )
     speed: Literal["exact", "fast"] = Field(
         "exact",
-        description="Read memory as SAM2 does, or pooled and in half precision: faster with large models and slices",
+        description="Read memory as SAM2 does, or in half precision, on large slices pooled: faster with large models",
     )
     references_per_slice: int = Field(
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"

@@ -36,8 +36,13 @@ class Economy:
     rows: int = 0
 
 
-FAST = Economy(pool=2, half=True)  # of `--speed fast`
-FAST_NEIGHBOURS = 3  # slices of the walk in memory then
+FAST_NEIGHBOURS = 3  # slices of the walk in memory, for models that remember more
+POOLED_FROM = 512  # pixels a side: on smaller slices pooling costs Dice and saves little (`Benchmarks/volumes.py`)
+
+
+def fast(size: int) -> Economy:
+    """The economy of `--speed fast` on slices of `size` pixels a side."""
+    return Economy(pool=2 if size >= POOLED_FROM else 1, half=True)
 
 
 class MemoryReader(MemoryAttention):
