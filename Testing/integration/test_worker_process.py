@@ -19,6 +19,7 @@ pytest.importorskip("sam2")
 
 
 def test_a_job_equals_the_pipeline_and_the_second_job_the_first(worker, tmp_path, pair, random_model):
+    from rau.description.results import with_descriptions
     from rau.pipeline import segment
     from rau.settings import SegmentSettings
 
@@ -40,7 +41,7 @@ def test_a_job_equals_the_pipeline_and_the_second_job_the_first(worker, tmp_path
     assert "load" in stages[0], "the first job loads the model"
     assert "load" not in stages[1], "the second finds it loaded"
 
-    direct = segment([reference], target, SegmentSettings(**chosen))
+    direct = with_descriptions(segment([reference], target, SegmentSettings(**chosen)), target)
     assert direct.found, "an empty result would prove nothing"
     for number, events in zip((1, 2), runs, strict=True):
         result = np.load(tmp_path / f"result-{number}.npy", allow_pickle=False)
