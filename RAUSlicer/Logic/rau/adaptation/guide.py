@@ -254,6 +254,8 @@ def put_right(
     """
     if case.corrected is None or plane.corrected is None or plane.corrected.reach is None:
         return {}
+    if not any(case.corrected.shows(value) for value in expected):
+        return {}
     near = {}
     for value, volume, _ in expected_by(case, plane, plane.corrected, seed, go_on):
         if value in expected:
