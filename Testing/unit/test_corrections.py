@@ -119,3 +119,15 @@ def test_a_correction_of_a_structure_that_was_not_asked_for_is_left_out(engine):
 def test_corrections_are_frozen_values():
     given_ = drawn(case(), 4)
     assert replace(given_, slices=(1, 2)).slices == (1, 2) and given_.slices == (4,)
+
+
+def test_the_vlm_is_asked_about_references_never_about_the_target_itself(engine):
+    from rau.events import ignore
+    from rau.preparation import prepare
+    from rau.vlm.reason import keys_of
+
+    reference, target = case(), case(3)
+    plane = prepare([reference], target.image, SETTINGS, engine, ignore, drawn(target, 4, 5)).planes[0]
+    assert plane.corrected in plane.matches
+    asked = keys_of(plane)
+    assert asked and all(match.number == 0 for _, match, _ in asked)

@@ -93,10 +93,13 @@ class CaseCues:
 
 
 def keys_of(plane: CasePlane) -> list[tuple[int, Match, int]]:
-    """(target slice, match, reference slice) of the key slices: evenly among those whose reference shows something."""
-    found = []
+    """(target slice, match, reference slice) of the key slices: evenly among those whose reference shows something.
+
+    The target's own corrected slices need not be asked about.
+    """
+    found, references = [], [one for one in plane.matches if one.number >= 0]
     for t in range(len(plane.images)):
-        match = max(plane.matches, key=lambda one: one.similarity[t])
+        match = max(references, key=lambda one: one.similarity[t])
         index = int(match.index[t])
         if any(index in where for where in match.reference.where.values()):
             found.append((t, match, index))
