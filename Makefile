@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 DATA := $(if $(RAU_DATA),$(RAU_DATA),$(wildcard ../shared/data))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types format bench bench-quick mini vlm requirements screenshots gpu-check wheel clean
+.PHONY: help setup setup-dev demo test explore lint types format bench bench-quick mini vlm requirements screenshots gpu-check wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ demo: $(STAMPS)/core ## segment a synthetic patient from another one, with the b
 test: $(STAMPS)/dev ## all tests
 	@$(PY) Testing/system_packages.py
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+explore: $(STAMPS)/dev ## the property tests on examples never seen before
+	@$(PY) Testing/system_packages.py
+	$(PY) -m pytest --hypothesis-profile=explore -m "not slow" $(PYTEST_ARGS)
 
 lint: $(STAMPS)/dev ## style
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""What all tests share: the labelled images, where they are; quiet threads."""
+"""What all tests share: the labelled images, where they are; quiet threads; which examples property tests draw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import pytest
 # One thread a test process: the figures do not depend on the machine, and small models are faster so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hypothesis import settings
 from rau.evaluation.datasets import find_data
+
+# The same examples each time: whether a change lands does not hang on luck. `make explore` draws new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore", derandomize=False, print_blob=True)
+settings.load_profile("same")
 
 ABSENT = "the labelled images are not here: set RAU_DATA to their folder"
 

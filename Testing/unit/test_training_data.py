@@ -15,6 +15,8 @@ from rau.training import anatomy, appearance, synthetic  # noqa: E402
 from rau.training.batch import MIN_PIXELS, make_batch, pick  # noqa: E402
 from rau.training.data import RAW, TISSUE, Anatomies, Layout, Mixture, Patients, as_patient, remove_one  # noqa: E402
 from rau.training.sets import cases_of  # noqa: E402
+from rau.training.synthetic import sample_labels  # noqa: E402
+from rau.training.windows import looked_at, windows_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +152,36 @@ def test_a_mixture_draws_from_all_its_sources(anatomies, patients):
     rng = np.random.default_rng(0)
     real = [mixture.draw(rng, Layout(1, 0)).images is not None for _ in range(40)]
     assert 5 < sum(real) < 35
+
+
+def test_a_closer_look_shows_the_same_structure_larger_in_every_frame():
+    labels = np.zeros((3, 64, 64), np.uint8)
+    for frame, (row, column) in zip(labels, ((10, 12), (30, 40), (31, 41)), strict=True):
+        frame[row : row + 8, column : column + 6] = 1
+    layout = Layout(1, 1)
+    axis = (torch.arange(64) + 0.5) / 32 - 1
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).expand(3, -1, -1, -1)
+    maps = torch.from_numpy(labels)
+    seen = sample_labels(maps, looked_at(maps, grid, layout, np.random.default_rng(0), 1.0))
+    shown = (seen == 1).flatten(1).sum(1)
+    assert (shown > 2 * 48).all() and (seen == 1).any(2).sum(1).min() > 12
+    assert torch.equal(looked_at(maps, grid, layout, np.random.default_rng(0), 0.0), grid)
+
+
+def test_a_structure_that_fills_the_frame_is_not_looked_at_closer():
+    labels = np.ones((2, 64, 64), np.uint8)
+    assert windows_of(labels, Layout(1, 0), np.random.default_rng(0)) is None
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_windows_of_closer_looks_lie_within_the_frame(seed):
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((3, 48, 48), np.uint8)
+    for frame in labels[: int(rng.integers(1, 4))]:
+        row, column = rng.integers(0, 40, 2)
+        frame[row : row + 7, column : column + 7] = 1
+    windows = windows_of(labels, Layout(1, 1), rng)
+    assert windows is not None
+    for row, column, side in windows:
+        assert 0 < side <= 1
+        assert min(row, column) >= side / 2 - 1e-9 and max(row, column) <= 1 - side / 2 + 1e-9

@@ -66,7 +66,7 @@ def test_validation_scores_each_source_beside_copying(tmp_path):
     run = segmenter.Run(segmenter.SegmenterTraining(str(tmp_path), **SMALL))
     run.segmenter.set_size(64)
     scores = segmenter.validate(run.segmenter, Mixture((("anatomies", 1.0, Anatomies(0, 3)),)), 64, batches=1)
-    assert set(scores) == {"anatomies", "anatomies copied", "mean", "presence", "prompted"}
+    assert set(scores) == {"anatomies", "anatomies copied", "mean", "neighboured", "presence", "prompted"}
     assert 0.2 < scores["anatomies copied"] < 1 and 0 <= scores["anatomies"] <= 1
 
 

@@ -12,6 +12,7 @@ from rau.training import appearance, synthetic
 from rau.training.anatomy import TISSUE, Style
 from rau.training.appearance import TABLE
 from rau.training.data import Layout, Rng, Source, Task
+from rau.training.windows import looked_at
 
 MIN_PIXELS = 10  # of a structure on the network's square; fewer: neither present nor absent
 
@@ -184,18 +185,29 @@ def name_of(task: Task, values: Sequence[int]) -> str:
 
 
 def make_batch(
-    source: Source, seed: Sequence[int], layout: Layout, tasks: int, k: int, size: int, difficulty: float = 1.0
+    source: Source,
+    seed: Sequence[int],
+    layout: Layout,
+    tasks: int,
+    k: int,
+    size: int,
+    difficulty: float = 1.0,
+    closer: float = 0.0,
 ) -> Batch:
     """`tasks` tasks of up to `k` structures at `size` pixels; the same seed gives the same batch.
 
-    difficulty: 0 to 1, how far subjects and their pictures differ.
+    difficulty: 0 to 1, how far subjects and their pictures differ. closer: chance that a task is seen through a window
+    about one of its structures (`rau.training.windows`).
     """
     rng = np.random.default_rng(list(seed))
     dice = synthetic.Dice(int(rng.integers(2**62)))
     for _ in range(50):
         drawn = [source.draw(rng, layout) for _ in range(tasks)]
         grids = warped(drawn, layout, size, dice, difficulty)
-        labels = synthetic.sample_labels(torch.from_numpy(np.concatenate([t.labels for t in drawn])), grids)
+        originals = torch.from_numpy(np.concatenate([t.labels for t in drawn]))
+        if closer:
+            grids = looked_at(originals, grids, layout, rng, closer)
+        labels = synthetic.sample_labels(originals, grids)
         maps = labels.view(tasks, layout.frames, size, size)
         masks, of, names = [], [], []
         for i in range(tasks):

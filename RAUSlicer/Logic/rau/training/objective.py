@@ -7,18 +7,20 @@ import torch
 import torch.nn.functional as F
 
 from rau.sam.pixels import normalise
-from rau.sam.segmenter import Features, Masks, Segmenter
+from rau.sam.segmenter import Features, Masks, Memory, Segmenter
 from rau.training.batch import Batch, make_batch
-from rau.training.data import Layout, Mixture
+from rau.training.data import Layout, Mixture, Source
 from rau.training.prompts import prompts_for
 from rau.training.synthetic import Dice
 
 PROMPTED = 0.6  # chance of a batch whose structures come with mask prompts
+FOUND = 0.5  # chance that the neighbours' masks are the network's own, not the true ones spoiled
 
 
-def layout_of(rng: np.random.Generator) -> Layout:
-    """One to three references; most often no neighbour, as on a key slice."""
-    return Layout(int(rng.choice([1, 2, 3], p=[0.7, 0.15, 0.15])), int(rng.choice([0, 1, 2], p=[0.8, 0.15, 0.05])))
+def layout_of(rng: np.random.Generator, neighbours: float = 0.2) -> Layout:
+    """One to three references; with chance `neighbours` one or two of the target's neighbours, else a key slice."""
+    few = [1 - neighbours, 0.75 * neighbours, 0.25 * neighbours]
+    return Layout(int(rng.choice([1, 2, 3], p=[0.7, 0.15, 0.15])), int(rng.choice([0, 1, 2], p=few)))
 
 
 def spoiled(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -32,6 +34,14 @@ def spoiled(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         out = 1 - F.max_pool2d(1 - out, 2 * reach + 1, 1, reach)
     keep = torch.from_numpy(rng.random(len(out)) > 0.12).float()[:, None, None, None]
     return out * keep
+
+
+@torch.no_grad()
+def found(segmenter: Segmenter, features: Features, references: list[Memory]) -> torch.Tensor:
+    """Masks of a neighbour as the network itself finds them from the references, (K, 1, S, S); nothing is learnt."""
+    masks = segmenter.decode(features, references, [], None)
+    logits = F.interpolate(masks.logits, size=(segmenter.size,) * 2, mode="bilinear", align_corners=False)
+    return ((logits > 0) & (masks.presence > 0)[:, None, None, None]).float()
 
 
 def encode(segmenter: Segmenter, batch: Batch) -> Features:
@@ -52,8 +62,12 @@ def decode(
         return batch.of * layout.frames + frame
 
     references = [segmenter.remember(features.rows(rows(i)), batch.masks[:, i]) for i in range(layout.references)]
+    own = layout.neighbours > 0 and rng.random() < FOUND
     neighbours = [
-        segmenter.remember(features.rows(rows(i)), spoiled(batch.masks[:, i], rng))
+        segmenter.remember(
+            features.rows(rows(i)),
+            found(segmenter, features.rows(rows(i)), references) if own else spoiled(batch.masks[:, i], rng),
+        )
         for i in range(layout.target + 1, layout.frames)
     ]
     prompts = None
@@ -90,36 +104,57 @@ def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor, gate_weigh
     return mask + gate_weight * gate + 0.5 * F.l1_loss(masks.iou[present], iou)
 
 
+def agreement(masks: Masks, truth: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
+    """Dice of the structures that are `here`, (K,) bool, against truth (K, 1, S, S)."""
+    up = F.interpolate(masks.logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
+    return dice_of((up > 0).float()[here], truth[here], 1e-6)
+
+
+def with_neighbour(segmenter: Segmenter, source: Source, number: int, size: int) -> torch.Tensor:
+    """Dice of the present structures of a batch whose target has a neighbour, done by the network just before."""
+    batch = make_batch(source, (98, number), Layout(1, 1), 6, 4, size)
+    features, frames = encode(segmenter, batch), batch.layout.frames
+    references = [segmenter.remember(features.rows(batch.of * frames), batch.masks[:, 0])]
+    beside = features.rows(batch.of * frames + 2)
+    neighbour = segmenter.remember(beside, found(segmenter, beside, references))
+    masks = segmenter.decode(features.rows(batch.of * frames + 1), references, [neighbour], None)
+    return agreement(masks, batch.masks[:, 1], batch.present)
+
+
 @torch.no_grad()
 def validate(segmenter: Segmenter, source: Mixture, size: int, batches: int = 4) -> dict[str, float]:
     """Dice of the present structures for each source beside copying the reference, their mean, presence accuracy.
 
-    "prompted": the mean with (simulated) mask prompts.
+    "prompted": the mean with (simulated) mask prompts. "neighboured": with a neighbour's mask as the network finds it.
     """
     scores: dict[str, float] = {}
     layout = Layout(1, 0)
     right: list[float] = []
     prompted: list[float] = []
+    neighboured: list[float] = []
     segmenter.model.eval()
     for name, _, one in source.sources:
         dice: list[torch.Tensor] = []
         guided: list[torch.Tensor] = []
+        beside: list[torch.Tensor] = []
         copied = []
         for i in range(batches):
             batch = make_batch(one, (99, i), layout, 8, 4, size)
             truth, here = batch.masks[:, layout.target], batch.present
             features = encode(segmenter, batch)
-            for found, chance in ((guided, 1.0), (dice, 0.0)):
+            for scored, chance in ((guided, 1.0), (dice, 0.0)):
                 masks = decode(segmenter, batch, features, np.random.default_rng(0), chance)
-                up = F.interpolate(masks.logits, size=(size, size), mode="bilinear", align_corners=False)
-                found.append(dice_of((up > 0).float()[here], truth[here], 1e-6))
+                scored.append(agreement(masks, truth, here))
+            beside.append(with_neighbour(segmenter, one, i, size))
             copied.append(dice_of(batch.masks[here, 0], truth[here], 1e-6))
             right.extend(((masks.presence > 0) == here).float().tolist())
         scores[name] = torch.cat(dice).mean().item()
         scores[f"{name} copied"] = torch.cat(copied).mean().item()
         prompted.append(torch.cat(guided).mean().item())
+        neighboured.append(torch.cat(beside).mean().item())
     segmenter.model.train()
     scores["mean"] = float(np.mean([scores[name] for name, _, _ in source.sources]))
     scores["prompted"] = float(np.mean(prompted))
+    scores["neighboured"] = float(np.mean(neighboured))
     scores["presence"] = float(np.mean(right))
     return scores

@@ -38,7 +38,9 @@ class SegmenterTraining:
     as in the preset. sizes: image sizes that steps draw from ("192,256"); the first is validated. sources: all, or
     some of anatomies, labelmaps, real. ramp: steps over which the tasks grow from easy to hard; afterwards more
     structures are absent, and the gate counts twice. cooldown: fraction of the run, at its end, over which the
-    learning rate falls to 3 %. frames: slices a step. structures: at most so many of each task. every: steps between
+    learning rate falls to 3 %. frames: slices a step. structures: at most so many of each task. neighbours: chance that
+    a task has the target's neighbours in memory. closer: chance that a task is seen through a window about one of its
+    structures, as by a closer look. every: steps between
     validations. patience: stop after so many validations without a new best mean; 0: never. data: folder of the
     labelled sets. cache: where random anatomies are kept; nothing: in the run folder. minutes: stop after so much
     training time in this call (the same call resumes); 0: no limit. cpu_time: training time is the processor's, of all
@@ -64,6 +66,8 @@ class SegmenterTraining:
     cooldown: float = 0.3
     frames: int = 18
     structures: int = 4
+    neighbours: float = 0.2
+    closer: float = 0.0
     every: int = 500
     patience: int = 0
     seed: int = 0
@@ -149,10 +153,11 @@ class Run:
 
     def batch(self, source: Source, rng: np.random.Generator) -> Batch:
         """The data of this step."""
-        s, layout = self.settings, layout_of(rng)
+        s = self.settings
+        layout = layout_of(rng, s.neighbours)
         size = int(rng.choice(self.sizes)) if len(self.sizes) > 1 else self.size
         tasks, difficulty = max(2, s.frames // layout.frames), min(1.0, self.step / max(1, s.ramp))
-        return make_batch(source, (s.seed, self.step), layout, tasks, s.structures, size, difficulty)
+        return make_batch(source, (s.seed, self.step), layout, tasks, s.structures, size, difficulty, s.closer)
 
     def lesson(self, batch: Batch, features: Features, rng: np.random.Generator) -> torch.Tensor | None:
         """Loss against the teacher on a few slices of the batch; None without a teacher, or not in this step."""

@@ -83,10 +83,10 @@ class Use:
 
 
 RECIPE = {
-    "msd_hippocampus": Use(Shares(0.22, 0.22, 0.16), (0, 1, 2), 0.85, 0.0),
+    "msd_hippocampus": Use(Shares(0.22, 0.22, 0.22), (0, 1, 2), 0.85, 0.0),
     "synthseg_labelmaps": Use(Shares(0.15, 0.12, 0.12), (0, 1, 2), 0.0, 0.15),
     "totalsegmentator": Use(Shares(0.11, 0.11, 0.13), (0, 0, 1, 2), 0.5, 1.0),
-    "hc18": Use(Shares(0.05, 0.05, 0.12), (0,), 0.9, 0.1),
+    "hc18": Use(Shares(0.05, 0.05, 0.15), (0,), 0.9, 0.1),
     "msd_prostate": Use(Shares(0.03, 0.03, 0.05), (0,), 0.6, 0.7),
     "sct_spinalcord": Use(Shares(0.02, 0.02, 0.03), (0, 2), 0.5, 0.7),
     "pyradiomics_brain": Use(Shares(0.01, 0.01, 0.01), (0,), 0.6, 0.7),
