@@ -1,6 +1,6 @@
 """A reference bank of 10,000 entries beside one of 100: how long a query takes, and how much memory.
 
-Entries are synthetic: volumes of 6 x 24 x 24 voxels, which a query never reads but for the one that it picks, and
+Entries are synthetic: volumes of 6 x 24 x 24 voxels, which a query never reads but for the three that it picks, and
 descriptors of 40 slices, as real volumes have, in 25 clusters. Each bank is measured in a process of its own. A query
 is all that `rau.bank.search.pick` does for a target of 40 slices of 128 x 128, describing its slices included; ms a
 slice is that over 40. Beside the clock stands the time of the processor, which other work on the machine does not
@@ -112,7 +112,7 @@ def probe(root: Path, arguments: Namespace) -> dict[str, float]:
     for query in range(QUERIES + 1):
         target = target_of(query)
         start, own = time.perf_counter(), time.process_time()
-        pick(bank, target, engine, settings, count=1, tell=lambda _: None)
+        pick(bank, target, engine, settings, tell=lambda _: None)
         seconds.append(time.perf_counter() - start)
         busy.append(time.process_time() - own)
     later = float(np.median(seconds[1:]))

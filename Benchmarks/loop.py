@@ -79,7 +79,7 @@ def by_cases(name: str, count: int, engine: Engine, settings: SegmentSettings) -
         bank.add(first)
         for case in cases[1:]:
             target, truth = case.read()
-            chosen = pick(bank, target, engine, settings, count=3)
+            chosen = pick(bank, target, engine, settings)
             grown = segment(chosen.references, target, settings, engine=engine)
             fixed = segment([first], target, settings, engine=engine) if len(found) else grown
             scores = [mean_of(dice_of_structures(truth, one.labels, first.structures)) or 0.0 for one in (grown, fixed)]

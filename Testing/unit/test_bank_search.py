@@ -19,7 +19,7 @@ from rau.errors import InputError
 from rau.models import store
 from rau.models.engine import Engine, load_engine
 from rau.references.reference import Reference
-from rau.settings import SegmentSettings
+from rau.settings import BANK_REFERENCES, SegmentSettings
 from rau.training.patient import patient_pair
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume
 
@@ -310,3 +310,18 @@ def test_rau_segment_takes_its_reference_from_the_bank_and_the_report_says_which
     used = json.loads((tmp_path / "out.json").read_text())["provenance"]["bank"]["used"]
     assert {one["id"] for one in used} == {entry.id, other.id}
     assert main([*call, "--bank-mismatch", "perhaps"]) == 2
+
+
+def test_the_call_the_commands_and_the_worker_take_as_many_references_unless_told(bank, engine):
+    import inspect
+
+    from rau import cli
+    from rau.commands.segment import FromBank
+    from rau.worker.protocol import SegmentJob
+
+    for seed in range(BANK_REFERENCES + 1):
+        bank.add(case(seed))
+    assert len(pick(bank, target(), engine).references) == BANK_REFERENCES
+    asked = [inspect.signature(one).parameters["bank_references"].default for one in (cli.segment, cli.batch)]
+    asked += [FromBank(bank.root).count, SegmentJob.model_fields["bank_count"].default]
+    assert asked == [BANK_REFERENCES] * 4

@@ -16,7 +16,7 @@ import rau
 from rau.commands.bank import app as bank_app
 from rau.commands.dataset import app as dataset
 from rau.commands.options import with_settings
-from rau.settings import SegmentSettings
+from rau.settings import BANK_REFERENCES, SegmentSettings
 
 CANCELLED, USAGE = 130, 2
 
@@ -81,7 +81,7 @@ def segment(
     bank: Annotated[
         Path | None, typer.Option(help="Reference bank to take references from, beside or instead", metavar="DIR")
     ] = None,
-    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = 3,
+    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = BANK_REFERENCES,
     bank_ids: Annotated[str, typer.Option(help="These entries of the bank, whatever their looks", metavar="A,B")] = "",
     bank_mismatch: Annotated[
         str,
@@ -147,7 +147,7 @@ def batch(
     bank: Annotated[
         Path | None, typer.Option(help="Reference bank to take references from, beside or instead", metavar="DIR")
     ] = None,
-    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = 3,
+    bank_references: Annotated[int, typer.Option(help="How many of the bank's best", min=1, max=20)] = BANK_REFERENCES,
 ) -> None:
     """Segment the cases of a table (CSV or JSON). Cases that an earlier run did are not done again.
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+BANK_REFERENCES = 3  # of a bank, unless told: what `rau.bank.search.pick`, the commands and the panel take
+
 
 class SegmentSettings(BaseModel):
     """How to segment. Every field: unit, range, default, help. Frozen; unknown fields are refused."""

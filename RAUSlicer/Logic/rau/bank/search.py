@@ -25,7 +25,7 @@ from rau.bank.files import image_hash
 from rau.errors import InputError
 from rau.references.reference import Reference
 from rau.references.retrieval import align, cosines
-from rau.settings import SegmentSettings
+from rau.settings import BANK_REFERENCES, SegmentSettings
 from rau.volume.orientation import canonical_geometry, orientation_of
 from rau.volume.volume import Geometry, Volume
 
@@ -96,7 +96,7 @@ def pick(
     engine: Engine,
     settings: SegmentSettings | None = None,
     *,
-    count: int = 1,
+    count: int = BANK_REFERENCES,
     ids: Sequence[str] = (),
     on_mismatch: OnMismatch = "warn",
     body_part: str = "",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rau.commands.progress import Reporter
 from rau.errors import InputError, NothingFoundError
 from rau.events import OnEvent, StageEvent, WarningEvent
-from rau.settings import SegmentSettings
+from rau.settings import BANK_REFERENCES, SegmentSettings
 
 if TYPE_CHECKING:
     from rau.bank.search import Pick
@@ -30,7 +30,7 @@ class FromBank:
     """References from a bank: the best `count` for the target, or those of `ids`; see `rau.bank.search.pick`."""
 
     folder: Path
-    count: int = 3
+    count: int = BANK_REFERENCES
     ids: tuple[str, ...] = ()
     on_mismatch: str = "warn"
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rau.errors import InputError, RauError
-from rau.settings import SegmentSettings
+from rau.settings import BANK_REFERENCES, SegmentSettings
 from rau.volume.volume import Geometry, Structure
 
 VERSION = 1
@@ -120,7 +120,7 @@ class SegmentJob(Message):
     result: ArrayName
     bank: str = Field("", max_length=4096)
     bank_ids: tuple[str, ...] = ()
-    bank_count: int = Field(3, ge=1, le=12)
+    bank_count: int = Field(BANK_REFERENCES, ge=1, le=12)
     numbers: dict[str, Annotated[int, Field(ge=1, le=65535)]] = {}
     corrections: CorrectionsMessage | None = None
 
