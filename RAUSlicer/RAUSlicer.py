@@ -22,7 +22,7 @@ _LOGIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Logic")
 if _LOGIC not in sys.path:
     sys.path.insert(0, _LOGIC)
 
-from RAUSlicerLib import preflight, preflight_words, settings, wording  # noqa: E402
+from RAUSlicerLib import preflight, preflight_words, sample_data, settings, wording  # noqa: E402
 from RAUSlicerLib.bank_panel import BankPanel  # noqa: E402
 from RAUSlicerLib.choice_boxes import ChoiceBoxes  # noqa: E402
 from RAUSlicerLib.context import Context  # noqa: E402
@@ -41,6 +41,7 @@ from RAUSlicerLib.run_view import RunView  # noqa: E402
 from RAUSlicerLib.segment_watch import SegmentWatch  # noqa: E402
 from RAUSlicerLib.session import Session  # noqa: E402
 from RAUSlicerLib.structure_list import StructureList  # noqa: E402
+from RAUSlicerLib.try_it import TryIt  # noqa: E402
 
 PYTHON_SETTING = "RAUSlicer/Python"
 
@@ -57,6 +58,8 @@ class RAUSlicer(ScriptedLoadableModule):
             "Everything runs on this computer. For research, not for clinical use."
         )
         parent.acknowledgementText = _("SAM2 (Meta), DINOv2 (Meta), after RAU and RCMed.")
+        icons = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Resources", "Icons")
+        slicer.app.connect("startupCompleted()", lambda: sample_data.register(icons))
 
 
 @parameterNodeWrapper
@@ -126,6 +129,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.view.show_errand,
             self.view.show_idle,
         )
+        self.tryIt = TryIt(self.context)
         self.result = ResultPanel(self.context)
         self.bank = BankPanel(self.context, self._askUpdate)
         self.keep = KeepPanel(self.context, self.result, self.bank)
@@ -154,6 +158,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         slicer.app.disconnect("aboutToQuit()", self._onQuit)
+        self.tryIt.forget()
         self.logic.close()
         self.environment.close()
         self.remote.close()
@@ -171,6 +176,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event):
         self.logic.abandon()
+        self.tryIt.forget()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event):
@@ -181,6 +187,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def _onQuit(self):
+        self.tryIt.forget()
         self.logic.close()
         self.environment.close()
         self.remote.close()

@@ -45,12 +45,13 @@ class Host:
     def __init__(self) -> None:
         import slicer
 
-        from host import application, io_manager, qt_shim, standins
+        from host import application, io_manager, qt_shim, sample_data, standins
 
         self.scene, self.application_logic = application.boot()
         self.qt = qt_shim.qt
         self.app = self.qt.QApplication.instance() or self.qt.QApplication(["host"])
         standins.install()
+        sample_data.install()
         from host import mrml_widgets  # noqa: F401
 
         manager = io_manager.CoreIOManager(self.scene)

@@ -11,6 +11,7 @@ from RAUSlicerLib.run import RunState
 
 INPUTS = (
     "addReferenceButton",
+    "tryButton",
     "targetSelector",
     "outputSelector",
     "structuresTree",
