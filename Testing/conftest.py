@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.abc
+import importlib.util
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +19,27 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import settings
+
 from rau.evaluation.datasets import find_data
 
 # The same examples each time: whether a change lands does not hang on luck. `make explore` draws new ones.
 settings.register_profile("same", derandomize=True)
 settings.register_profile("explore", derandomize=False, print_blob=True)
 settings.load_profile("same")
+
+
+class TorchFirst(importlib.abc.MetaPathFinder):
+    """Finds nothing itself; imports torch before VTK. The other way round the import of torch may crash the process,
+    which neither Slicer nor the worker ever does: only tests have both."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name in ("slicer", "vtk", "vtkmodules"):
+            sys.meta_path.remove(self)
+            if importlib.util.find_spec("torch") is not None:
+                importlib.import_module("torch")
+
+
+sys.meta_path.insert(0, TorchFirst())
 
 ABSENT = "the labelled images are not here: set RAU_DATA to their folder"
 
@@ -44,6 +67,27 @@ def shared_data() -> Path:
     if data is None:
         pytest.skip(ABSENT)
     return data
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a real disk of a size ("200k"), which really gets full. Skips the test where none can be mounted."""
+    made: list[Path] = []
+
+    def make(size: str) -> Path:
+        place = tmp_path / f"disk{len(made)}"
+        place.mkdir()
+        if shutil.which("mount") is None or os.name != "posix":
+            pytest.skip("no disk can be mounted here")
+        call = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if subprocess.run(call, capture_output=True).returncode:
+            pytest.skip("this user cannot mount a disk")
+        made.append(place)
+        return place
+
+    yield make
+    for place in made:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

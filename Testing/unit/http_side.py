@@ -1,20 +1,29 @@
-"""A server of `rau.worker.http` in this process, with a stand-in for the model, and a line that breaks."""
+"""A server of `rau.worker.http` in this process, with a stand-in for the model, what clients ask of it, and a line that
+breaks."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import uvicorn
 
+from builders import phantom
 from rau.worker.http import make_app
+from rau.worker.http_answers import image_of, structures_of
 from rau.worker.http_jobs import Limits
 
+IMAGE, LABELS = phantom()
 TOKEN = "a-token-for-tests-0123"
 
 # Speaks the protocol without torch. What it does is in the prompt of the settings:
@@ -140,3 +149,72 @@ class BreakingLine:
             with contextlib.suppress(OSError):  # a close alone does not reach who is reading
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+
+# -- what a client asks, without a client
+def npy(array: np.ndarray, pickled: bool = False) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=pickled)
+    return stream.getvalue()
+
+
+def make(server: Served) -> str:
+    found: str = server.client.post("/v1/jobs").raise_for_status().json()["job"]
+    return found
+
+
+def put(server: Served, job: str, name: str, content: bytes) -> httpx.Response:
+    return server.client.put(f"/v1/jobs/{job}/arrays/{name}", content=content)
+
+
+def message(prompt: str = "", **settings: Any) -> dict[str, Any]:
+    return {
+        "op": "segment",
+        "job": 0,
+        "target": image_of(IMAGE, "target.npy", "The target"),
+        "references": [
+            {
+                "image": image_of(IMAGE, "target.npy", "The reference"),
+                "labels": {"array": "labels.npy"},
+                "structures": structures_of(LABELS),
+            }
+        ],
+        "settings": {"prompt": prompt, **settings},
+        "result": "result.npy",
+    }
+
+
+def begin(server: Served, prompt: str = "", **settings: Any) -> str:
+    """A job under way; its name."""
+    job = make(server)
+    put(server, job, "target.npy", npy(IMAGE.array)).raise_for_status()
+    put(server, job, "labels.npy", npy(LABELS.array)).raise_for_status()
+    server.client.post(f"/v1/jobs/{job}/segment", json=message(prompt, **settings)).raise_for_status()
+    return job
+
+
+def events(server: Served, job: str, after: int = 0) -> list[dict[str, Any]]:
+    text = server.client.get(f"/v1/jobs/{job}/events", params={"after": after}).raise_for_status().text
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+def refused(response: httpx.Response, status: int, *words: str) -> dict[str, Any]:
+    """One object with one line that has the words."""
+    assert response.status_code == status, response.text
+    told: dict[str, Any] = response.json()
+    assert told["event"] == "error" and "\n" not in told["message"] + told["hint"]
+    for word in words:
+        assert word in told["message"] + " " + told["hint"], told
+    return told
+
+
+def state(server: Served, job: str) -> str:
+    found: str = server.app.app.router.lifespan_context.__self__.jobs.get(job).state  # type: ignore[attr-defined]
+    return found
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rau.errors import InputError, ModelError
 from rau.settings import SegmentSettings
@@ -91,6 +96,51 @@ def test_arrays_open_mapped_and_only_where_they_belong(tmp_path):
     for name in ("link.npy", "none.npy", "part.npy", "text.npy", "../a.npy"):
         with pytest.raises(ProtocolError):
             open_array(tmp_path, name)
+
+
+def packed(content):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("arr_0.npy", content)
+    return stream.getvalue()
+
+
+WHOLE = io.BytesIO()
+np.save(WHOLE, np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+PICKLED = io.BytesIO()
+np.save(PICKLED, np.array([{}], dtype=object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 looks like an archive",
+        packed(WHOLE.getvalue()),
+        PICKLED.getvalue(),
+        b"\x80\x04\x95pickle",
+        WHOLE.getvalue().replace(b"False", b"(((((", 1),
+        WHOLE.getvalue().replace(b"(2, 3, 4)", b"(2, 3,-4)"),
+        WHOLE.getvalue().replace(b"(2, 3, 4)", b"'2,3,4' ."),
+        WHOLE.getvalue().replace(b"<i2", b"O  "),
+    ],
+)
+def test_what_is_no_array_is_refused_as_a_message_that_breaks_the_protocol(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    for mode in ("r", "r+"):
+        with pytest.raises(ProtocolError, match=r"a\.npy") as told:
+            open_array(tmp_path, "a.npy", mode)
+        assert "\n" not in str(told.value) and str(tmp_path) not in str(told.value)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 127), with_what=st.binary(min_size=1, max_size=6))
+def test_damaged_headers_open_or_are_refused_and_never_raise_anything_else(tmp_path, at, with_what):
+    content = bytearray(WHOLE.getvalue())
+    content[at : at + len(with_what)] = with_what
+    (tmp_path / "a.npy").write_bytes(bytes(content))
+    with suppress(ProtocolError):
+        assert open_array(tmp_path, "a.npy").dtype.kind in "biuf"
 
 
 def test_a_result_begins_empty_whether_made_here_or_there(tmp_path):

@@ -60,3 +60,8 @@ def out_of_memory(error: BaseException) -> bool:
     text = str(error).lower() if isinstance(error, RuntimeError) else ""
     words = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc")
     return any(word in text for word in words)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether there was no room: on the disk, for this user, or in one file."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rau.errors import InputError
+from rau.errors import InputError, disk_full
 from rau.volume.files import ending_of, quiet_stderr
 from rau.volume.labels import LARGEST_LABEL, label_type, values_of
 from rau.volume.terminology import color_of
@@ -21,6 +22,7 @@ from rau.volume.volume import LabelMap, Structure, Volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd", ".dcm", ".png")
 PROVENANCE_KEY = "RAU_Provenance"
+LITTLE = 1 << 16  # bytes that a full disk may still have
 
 
 def check_output(path: str | os.PathLike[str], *, is_single_slice: bool) -> Path:
@@ -55,7 +57,9 @@ def check_writable(output: Path) -> None:
         with open(probe, "xb"):
             pass
         probe.unlink()
-    except OSError:
+    except OSError as error:
+        if disk_full(error):
+            raise InputError(f"{output.name} cannot be written: the disk is full", "Free some space there") from None
         raise InputError(f"No permission to write {output.name}", "Choose another folder") from None
 
 
@@ -67,13 +71,23 @@ def replaced(output: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, output)
     except (OSError, RuntimeError) as error:
-        full = "No space left" in str(error)
-        raise InputError(
-            f"{output.name} cannot be written" + (": the disk is full" if full else ""), "Choose another place"
-        ) from None
+        if no_room(error, output.parent):
+            hint = "Free some space there, or choose another place"
+            raise InputError(f"{output.name} cannot be written: the disk is full", hint) from None
+        raise InputError(f"{output.name} cannot be written", "Choose another place") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def no_room(error: Exception, folder: Path) -> bool:
+    """Whether a file could not be written for want of room. Libraries do not always say so: the folder is asked too."""
+    if disk_full(error) or "No space left" in str(error):
+        return True
+    try:
+        return shutil.disk_usage(folder).free < LITTLE
+    except OSError:
+        return False
 
 
 def write_labels(
@@ -124,6 +138,7 @@ def _itk_writer(labels: LabelMap, ending: str, provenance: dict[str, Any]) -> Ca
     import SimpleITK as sitk
 
     from rau.volume.itk import to_itk
+    from rau.volume.nifti import check_contents
 
     image = to_itk(labels.array, labels.geometry)
     header: dict[str, str] = {}
@@ -139,6 +154,8 @@ def _itk_writer(labels: LabelMap, ending: str, provenance: dict[str, Any]) -> Ca
     def write(temporary: Path) -> None:
         with quiet_stderr():
             sitk.WriteImage(image, str(temporary), useCompression=ending != ".nii")
+        if ending.startswith(".nii") and check_contents(temporary).cut_off:
+            raise OSError("the file is cut off")  # which ITK does not tell of a NIfTI on a full disk
 
     return write
 

@@ -23,12 +23,14 @@ def open_array(folder: Path, name: str, mode: str = "r") -> np.ndarray:
     if Path(name).name != name or path.is_symlink() or not path.is_file():
         raise ProtocolError(f"The array {Path(name).name} is not in the worker's folder")
     try:
-        array = np.load(path, mmap_mode="r+" if mode == "r+" else "r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = np.lib.format.open_memmap(path, mode="r+" if mode == "r+" else "r")
+    except MemoryError:
+        raise
+    except Exception as error:  # what numpy's parser of headers raises on damaged files shares no type
         if getattr(error, "errno", None) == errno.ENOMEM:
             raise MemoryError from None
         raise ProtocolError(f"The array {name} cannot be read") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ProtocolError(f"The array {name} holds no plain numbers")
     return array
 
@@ -80,11 +82,24 @@ def open_corrections(folder: Path, message: CorrectionsMessage, target: Volume) 
 
 
 def open_result(folder: Path, name: str, shape: tuple[int, int, int]) -> np.memmap:
-    """The label map that a job fills, all 0: uint16 (S, R, C); made when missing. Raises ProtocolError."""
-    if not (folder / name).exists() and not (folder / name).is_symlink():
-        return np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.uint16, shape=shape)
-    array = open_array(folder, name, "r+")
-    if array.dtype != np.uint16 or array.shape != shape or not isinstance(array, np.memmap):
-        raise ProtocolError(f"The result {name} is no uint16 array of shape {shape}")
-    array[...] = 0
-    return array
+    """The label map that a job fills, all 0: uint16 (S, R, C); made when missing. Raises ProtocolError, OSError.
+
+    By plain writes first: where the disk is full, that is an error; filling a sparse mapped file ends the process.
+    """
+    path = folder / name
+    if path.exists() or path.is_symlink():
+        known = open_array(folder, name)
+        if known.dtype != np.uint16 or known.shape != shape:
+            raise ProtocolError(f"The result {name} is no uint16 array of shape {shape}")
+        del known
+    try:
+        with path.open("wb") as file:
+            header = {"descr": "<u2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            plane = np.zeros(shape[1:], "<u2").tobytes()
+            for _ in range(shape[0]):
+                file.write(plane)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return np.lib.format.open_memmap(path, mode="r+")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from rau.errors import RauError, out_of_memory
+from rau.errors import RauError, disk_full, out_of_memory
 
 UNEXPECTED = 1  # exit status of an error that is ours
 
@@ -36,8 +35,8 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("rau"):
         package = error.name.partition(".")[0]
         return Failure("MissingPackage", f"The Python package {package} is not installed", "Install RAUSlicer again", 4)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Failure("DiskFull", "The disk is full", "Free some space", 2)
+    if disk_full(error):
+        return Failure("DiskFull", "The disk is full", "Free some space in the folder for temporary files", 2)
     message = f"Something unexpected went wrong inside RAUSlicer ({type(error).__name__}{_place(error)})"
     return Failure("InternalError", message, "Please report it with what you did", UNEXPECTED, trace_of(error))
 
