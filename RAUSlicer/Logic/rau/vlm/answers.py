@@ -66,13 +66,13 @@ class SegCountError(AnswerError):
     """A name without exactly one `<Seg>` or `absent`, or something after the last one."""
 
 
-def _short(text: object, most: int = 40) -> str:
+def short(text: object, most: int = 40) -> str:
     """Printable and short, whatever the VLM wrote."""
     shown = ascii(text[: most + 1]) if isinstance(text, str) else type(text).__name__
     return shown if len(shown) <= most else shown[:most] + "..."
 
 
-class _Names:
+class Names:
     """The requested names, and how what the VLM says becomes one of them."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -88,7 +88,7 @@ class _Names:
         """The name that is meant: the same text, else the only one that differs in case and outer space."""
         name = said if said in self.exact else self.folded.get(said.strip().casefold())
         if name is None:
-            raise UnknownLabelError(f"{_short(said)} was not asked for")
+            raise UnknownLabelError(f"{short(said)} was not asked for")
         return name
 
 
@@ -101,7 +101,8 @@ def answer_of(text: str) -> str:
     return rest[len("<answer>") : -len("</answer>")]
 
 
-def _laid_out(answer: str, think: str | None) -> str:
+def laid_out(answer: str, think: str | None) -> str:
+    """An answer in its layout; without it where `think` is None."""
     if think is None:
         return answer
     if "</think>" in think:
@@ -111,18 +112,18 @@ def _laid_out(answer: str, think: str | None) -> str:
 
 def write_label(name: str, think: str | None = "") -> str:
     """The answer that `parse_label` reads as `name`."""
-    return _laid_out(name, think)
+    return laid_out(name, think)
 
 
 def parse_label(text: str, names: Sequence[str]) -> str:
     """The one of `names` that is the whole answer. Raises NoAnswerError, UnknownLabelError."""
-    return _Names(names).find(answer_of(text))
+    return Names(names).find(answer_of(text))
 
 
 def write_boxes(boxes: Mapping[str, Box | None], convention: Convention, think: str | None = "") -> str:
     """The answer that `parse_boxes` reads as `boxes`, to the nearest unit of the convention."""
     items = [{"label": name, "bbox_2d": box and list(convention.write(box))} for name, box in boxes.items()]
-    return _laid_out(json.dumps(items, ensure_ascii=False), think)
+    return laid_out(json.dumps(items, ensure_ascii=False), think)
 
 
 def parse_boxes(text: str, names: Sequence[str], convention: Convention) -> dict[str, Box | None]:
@@ -131,7 +132,7 @@ def parse_boxes(text: str, names: Sequence[str], convention: Convention) -> dict
     Raises NoAnswerError, NotJsonError, NotBoxListError, BoxError, UnknownLabelError, DuplicateLabelError,
     MissingLabelError: the first fault that is met.
     """
-    known, found = _Names(names), dict[str, Box | None]()
+    known, found = Names(names), dict[str, Box | None]()
     try:
         items = json.loads(answer_of(text), parse_int=float)
     except (ValueError, RecursionError) as error:
@@ -143,11 +144,11 @@ def parse_boxes(text: str, names: Sequence[str], convention: Convention) -> dict
             raise NotBoxListError('every item must have exactly a "label" and a "bbox_2d"')
         name = known.find(item["label"])
         if name in found:
-            raise DuplicateLabelError(f"{_short(name)} is answered twice", name)
+            raise DuplicateLabelError(f"{short(name)} is answered twice", name)
         found[name] = _box(item["bbox_2d"], name, convention, repair=False)
     for name in names:
         if name not in found:
-            raise MissingLabelError(f"{_short(name)} is not answered", name)
+            raise MissingLabelError(f"{short(name)} is not answered", name)
     return {name: found[name] for name in names}
 
 
@@ -156,16 +157,16 @@ def _box(value: Any, name: str, convention: Convention, repair: bool) -> Box | N
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 4 or not all(type(v) is float and isfinite(v) for v in value):
-        raise BoxError(f"the box of {_short(name)} is not four numbers", name)
+        raise BoxError(f"the box of {short(name)} is not four numbers", name)
     x0, y0, x1, y1 = convention.read(value)
     if repair:
         (x0, x1), (y0, y1) = sorted((x0, x1)), sorted((y0, y1))
         if x1 > 0 and y1 > 0 and x0 < 1 and y0 < 1:
             x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0)
     if x0 < 0 or y0 < 0 or x1 > 1 or y1 > 1:
-        raise BoxError(f"the box of {_short(name)} is outside the picture", name)
+        raise BoxError(f"the box of {short(name)} is outside the picture", name)
     if not (x0 < x1 and y0 < y1):
-        raise BoxError(f"the box of {_short(name)} has swapped corners or no area", name)
+        raise BoxError(f"the box of {short(name)} has swapped corners or no area", name)
     return x0, y0, x1, y1
 
 
@@ -207,27 +208,27 @@ def salvage_boxes(
     dropped, in the order of the text, then one for each name that nothing was said of; NotJsonError alone where there
     is no object with a label at all. Never raises for any text.
     """
-    known, found, faults, spoken = _Names(names), dict[str, Box | None](), list[AnswerError](), set[str | None]()
+    known, found, faults, spoken = Names(names), dict[str, Box | None](), list[AnswerError](), set[str | None]()
     for item in _objects(_answer_part(text)):
         try:
             if not isinstance(item["label"], str):
                 raise NotBoxListError(f"a label is a {type(item['label']).__name__}, not a text")
             name = known.find(item["label"])
             if name in found:
-                raise DuplicateLabelError(f"{_short(name)} is answered twice", name)
+                raise DuplicateLabelError(f"{short(name)} is answered twice", name)
             spoken.add(name)
             found[name] = _box(item.get("bbox_2d", ""), name, convention, repair=True)
         except AnswerError as error:
             faults.append(error)
     if not found and not faults:
         return {}, [NotJsonError("the answer holds no JSON object with a label")]
-    faults += [MissingLabelError(f"{_short(name)} is not answered", name) for name in names if name not in spoken]
+    faults += [MissingLabelError(f"{short(name)} is not answered", name) for name in names if name not in spoken]
     return {name: found[name] for name in names if name in found}, faults
 
 
 def write_segments(present: Mapping[str, bool], think: str | None = "") -> str:
     """The answer that `parse_segments` reads as `present`, e.g. `liver <Seg>, gallbladder absent`."""
-    return _laid_out(", ".join(f"{name} {SEG if there else ABSENT}" for name, there in present.items()), think)
+    return laid_out(", ".join(f"{name} {SEG if there else ABSENT}" for name, there in present.items()), think)
 
 
 def parse_segments(text: str, names: Sequence[str]) -> dict[str, bool]:
@@ -236,45 +237,46 @@ def parse_segments(text: str, names: Sequence[str]) -> dict[str, bool]:
     Raises NoAnswerError, MissingLabelError, DuplicateLabelError, UnknownLabelError, SegCountError. The text is read
     along the names, so that they may hold commas, `absent` or `<Seg>` themselves.
     """
-    _Names(names)
+    Names(names)
     answer, position, present = answer_of(text), 0, dict[str, bool]()
     for index, name in enumerate(names):
         if index:
-            position = _skip(answer, position)
+            position = skip(answer, position)
             if position < len(answer) and answer[position] != ",":
-                raise SegCountError(f"{_short(answer[position:])} follows {_short(names[index - 1])}", names[index - 1])
+                raise SegCountError(f"{short(answer[position:])} follows {short(names[index - 1])}", names[index - 1])
             position += 1
-        start = _skip(answer, position)
-        if not _starts(answer, start, name):
-            raise _misplaced(answer, start, names, index)
-        position = _skip(answer, start + len(name.strip()))
+        start = skip(answer, position)
+        if not starts(answer, start, name):
+            raise misplaced(answer, start, names, index)
+        position = skip(answer, start + len(name.strip()))
         present[name] = answer.startswith(SEG, position)
         if not present[name] and not answer.startswith(ABSENT, position):
-            raise SegCountError(f"neither {SEG} nor {ABSENT} follows {_short(name)}", name)
+            raise SegCountError(f"neither {SEG} nor {ABSENT} follows {short(name)}", name)
         position += len(SEG if present[name] else ABSENT)
-    if _skip(answer, position) < len(answer):
-        raise SegCountError(f"{_short(answer[position:].strip())} follows the last of the names")
+    if skip(answer, position) < len(answer):
+        raise SegCountError(f"{short(answer[position:].strip())} follows the last of the names")
     return present
 
 
-def _skip(text: str, position: int) -> int:
+def skip(text: str, position: int) -> int:
     """Where the white space from `position` on ends."""
     match = SPACE.match(text, position)
     return match.end() if match else position
 
 
-def _starts(text: str, position: int, name: str) -> bool:
+def starts(text: str, position: int, name: str) -> bool:
+    """Whether a name stands at `position`, whatever its case."""
     key = name.strip()
     return text[position : position + len(key)].casefold() == key.casefold()
 
 
-def _misplaced(answer: str, start: int, names: Sequence[str], index: int) -> AnswerError:
+def misplaced(answer: str, start: int, names: Sequence[str], index: int) -> AnswerError:
     """Why names[index] is not where it should be."""
-    if start < len(answer) and any(_starts(answer, start, name) for name in names[:index]):
-        return DuplicateLabelError(f"{_short(answer[start:])} is answered twice")
-    if start >= len(answer) or any(_starts(answer, start, name) for name in names[index + 1 :]):
-        return MissingLabelError(f"{_short(names[index])} is not answered in its place", names[index])
-    return UnknownLabelError(f"{_short(answer[start:])} stands where {_short(names[index])} should", names[index])
+    if start < len(answer) and any(starts(answer, start, name) for name in names[:index]):
+        return DuplicateLabelError(f"{short(answer[start:])} is answered twice")
+    if start >= len(answer) or any(starts(answer, start, name) for name in names[index + 1 :]):
+        return MissingLabelError(f"{short(names[index])} is not answered in its place", names[index])
+    return UnknownLabelError(f"{short(answer[start:])} stands where {short(names[index])} should", names[index])
 
 
 def ask_until(
