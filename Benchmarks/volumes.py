@@ -132,7 +132,7 @@ def run(one: Ready, variant: Variant, engine: Engine, settings: SegmentSettings)
         for plane in planes:
             for match in plane.matches:
                 match.reference.forget()
-            vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
+            vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, case.single)
             for found in segment_plane(segmenter, plane.images, plane.matches, variant.recipe, candidates):
                 vote.add(found)
             votes.append(vote)

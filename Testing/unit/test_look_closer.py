@@ -111,6 +111,18 @@ def test_the_crops_follow_a_structure_through_the_volume(scene):
     assert max(one.found.side for one in found) <= 14.5 / 128, "and is as large as three slices need"
 
 
+def test_a_picture_has_so_many_crops_and_no_more_the_smallest_structures_first(scene, engine):
+    case, vote, labels = scene()
+    plane = [(case.planes[0], vote)]
+    (one,) = visits(case.planes[0], vote, labels, None, Looks())
+    for most, expected in ((0, []), (1, [2])):
+        looks = Looks(small=2.0, closer=1.0, picture=most)
+        found = look_again(engine.segmenter, plane, labels, None, looks, lambda: None)
+        assert [look.value for look in found] == expected
+    both = look_again(engine.segmenter, plane, labels, None, Looks(small=2.0, closer=1.0), lambda: None)
+    assert sorted(look.value for look in both) == [1, 2] and one.size < 0.2
+
+
 def test_slices_of_few_pixels_are_not_looked_at(scene):
     case, vote, labels = scene(side=48)
     assert not worthwhile(case.planes[0].images, Looks())

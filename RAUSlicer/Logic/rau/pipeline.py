@@ -12,7 +12,7 @@ from rau.events import Event, OnEvent, ShouldStop, SliceEvent, StageEvent, Warni
 from rau.references.reference import Reference
 from rau.results import SegmentResult, SliceResult, StructureResult
 from rau.settings import SegmentSettings
-from rau.volume.volume import LabelMap, Volume
+from rau.volume.volume import LabelMap, Structure, Volume
 
 if TYPE_CHECKING:
     from rau.adaptation.guide import Guide
@@ -98,12 +98,13 @@ def _segment(
         tell(WarningEvent(f"{structure.name}: {words}"))
     if odd:
         grid, results = join(case, votes, settings, target, guide, cues, [structure.value for structure in odd])
+    grid, results, moved = rearranged(case, votes, settings, target, guide, cues, grid, results, odd, tell)
     quality = judged(case, votes, guide, cues, grid, results, settings, tell, go_on)
     seconds = time.perf_counter() - start
     chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
     provenance = {"settings": chosen, "versions": engine.versions()}
     said = {} if cues is None else cues.report({one.value: one.name for one in case.structures}, case.place)
-    return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance, said, quality)
+    return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance, said, quality, moved)
 
 
 def walked(
@@ -127,7 +128,7 @@ def walked(
     total, rows = sum(len(plane.images) for plane in case.planes), segmenter.rows_at_once
     segmenter.model.memory_attention.economy = fast(segmenter.size) if settings.speed == "fast" else Economy()
     for number, plane in enumerate(case.planes):
-        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
+        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, case.single)
         clock = time.perf_counter()
         advice = advice_of(cues, engine) if number == 0 else None
         for one in segment_plane(segmenter, plane.images, plane.matches, recipe, candidates, advice):
@@ -249,3 +250,31 @@ def join(
         labels = case.corrected.laid_on(labels)
     grid = LabelMap(case.orientation.back(labels), target.geometry, case.structures)
     return grid, summarise(grid, votes, target.spacing_known)
+
+
+def rearranged(
+    case: Case,
+    votes: Sequence[PlaneVotes],
+    settings: SegmentSettings,
+    target: Volume,
+    guide: Guide | None,
+    cues: CaseCues | None,
+    grid: LabelMap,
+    results: tuple[StructureResult, ...],
+    odd: Sequence[Structure],
+    tell: OnEvent,
+) -> tuple[LabelMap, tuple[StructureResult, ...], tuple[dict[str, Any], ...]]:
+    """What `join` gave, with pieces moved that lie where no reference has them; each is told. odd: not to be found."""
+    from rau.assembly.summary import summarise
+    from rau.quality.correcting import corrected
+
+    if settings.priors == "flag":
+        return grid, results, ()
+    leave_out = [structure.value for structure in odd]
+    grid, moves = corrected(case, votes, guide, cues, grid, settings.presence_threshold, leave_out)
+    if not moves:
+        return grid, results, ()
+    names = {one.value: one.name for one in case.structures}
+    for one in moves:
+        tell(WarningEvent(one.words(names)))
+    return grid, summarise(grid, votes, target.spacing_known), tuple(one.report(names) for one in moves)

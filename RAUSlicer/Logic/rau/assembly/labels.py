@@ -1,4 +1,4 @@
-"""One label a voxel: structures compete by probability times presence; presence is smoothed along the slices."""
+"""One label a voxel: structures compete by probability, in the slices in which they are present."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rau.assembly.ends import Signs, presence_of
 from rau.sam.propagation import SliceMasks
 
 if TYPE_CHECKING:
@@ -14,37 +15,45 @@ if TYPE_CHECKING:
     from rau.vlm.reason import CaseCues
 
 
-def smoothed(presence: np.ndarray) -> np.ndarray:
-    """(T, K) presence of K structures in T slices, smoothed over three slices (a lone slice counts half)."""
-    padded = np.pad(presence, ((1, 1), (0, 0)), mode="edge")
-    return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
-
-
 class PlaneVotes:
     """What one plane says of the target. Holds a uint8 probability volume for each structure that appears at all.
 
     values: label values, K of them. shape: canonical (S, R, C) of the target. axis: across which the slices were cut.
+    single: the values of structures in one piece, which are there in one run of slices (`rau.assembly.ends`).
     """
 
-    def __init__(self, values: Sequence[int], shape: tuple[int, int, int], axis: int) -> None:
-        self.values, self.shape, self.axis = tuple(values), shape, axis
+    def __init__(
+        self, values: Sequence[int], shape: tuple[int, int, int], axis: int, single: Sequence[int] = ()
+    ) -> None:
+        self.values, self.shape, self.axis, self.single = tuple(values), shape, axis, frozenset(single)
         self.votes: dict[int, np.ndarray] = {}
         self.presence = np.zeros((shape[axis], len(self.values)), np.float32)
-        self.iou = np.zeros_like(self.presence)
+        self.iou, self.area, self.beyond = (np.zeros_like(self.presence) for _ in range(3))
+        self.asked = np.zeros(self.presence.shape, bool)
 
     def add(self, one: SliceMasks) -> None:
         for k, value in enumerate(one.values):
             column = self.values.index(value)
             self.presence[one.index, column], self.iou[one.index, column] = one.presence[k], one.iou[k]
+            self.asked[one.index, column], self.area[one.index, column] = True, (one.probability[k] > 0.5).sum()
+            self.beyond[one.index, column] = one.beyond[k] if len(one.beyond) else 0.0
             if one.presence[k] < 0.1:
                 continue
             if value not in self.votes:
                 self.votes[value] = np.zeros(self.shape, np.uint8)
             np.moveaxis(self.votes[value], self.axis, 0)[one.index] = np.round(one.probability[k] * 255)
 
-    def gate(self) -> np.ndarray:
-        """(T, K) smoothed presence; one slice alone is taken as it is."""
-        return self.presence if len(self.presence) < 3 else smoothed(self.presence)
+    def signs(self, column: int) -> Signs:
+        """What is known of the presence of a structure along the slices."""
+        several = (self.asked, self.presence, self.iou, self.area, self.beyond)
+        return Signs(*(one[:, column] for one in several))
+
+    def gate(self, threshold: float = 0.5) -> np.ndarray:
+        """(T, K) presence by all signs along the slices; one or two slices are taken as the network says."""
+        if len(self.presence) < 3:
+            return self.presence
+        columns = [presence_of(self.signs(k), threshold, value in self.single) for k, value in enumerate(self.values)]
+        return np.stack(columns, 1) if columns else self.presence
 
 
 def preview(one: SliceMasks, threshold: float) -> np.ndarray:
@@ -71,7 +80,7 @@ def voted(planes: Sequence[PlaneVotes], column: int, threshold: float) -> np.nda
     value, total = planes[0].values[column], np.zeros(planes[0].shape, np.float32)
     for plane in planes:
         if value in plane.votes:
-            gate = np.clip(2 * plane.gate()[:, column] / max(threshold, 1e-6) - 1, 0, 1)
+            gate = np.clip(2 * plane.gate(threshold)[:, column] / max(threshold, 1e-6) - 1, 0, 1)
             total += plane.votes[value] * (np.moveaxis(gate[:, None, None], 0, plane.axis) / (255 * len(planes)))
     return total
 

@@ -136,9 +136,13 @@ def look_again(
 ) -> list[Look]:
     """All planes of a target, their votes changed in place. labels: (S, R, C), the first result.
 
-    Nothing is looked at again where that would take more than `looks.most` crops.
+    Nothing is looked at again where that would take more than `looks.most` crops; of a picture, the smallest are.
     """
     chosen = [(plane, vote, list(visits(plane, vote, labels, candidates, looks))) for plane, vote in planes]
+    if len(labels) == 1:
+        chosen = [
+            (plane, vote, sorted(some, key=lambda one: one.size)[: looks.picture]) for plane, vote, some in chosen
+        ]
     if sum(len(some) for _, _, some in chosen) > looks.most:
         return []
     found: list[Look] = []

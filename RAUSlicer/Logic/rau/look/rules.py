@@ -17,7 +17,8 @@ class Looks:
     crops: looks after the one at the whole slice. margins: of each crop, times the structure's bounding square (the
     last one goes on). least: original pixels a side of a crop, at least. small: bounding squares below this part of
     the slice's square are looked at. closer: a crop above this part of the square shows nothing new. most: crops of a
-    whole volume; with more of them none is made. prompted: the crop comes with what is known so far as mask prompt.
+    whole volume; with more of them none is made. picture: crops of a picture, those of its smallest structures, so that
+    a picture of many takes no longer. prompted: the crop comes with what is known so far as mask prompt.
     Stop: the box moves less than (IoU) `same`, or fills `filled` of its crop. Reject: less Dice than `agreement` with
     what was there; a predicted IoU lower by more than `falls`; `presence` below; a box out of the crop's middle half.
     feather: of the crop's side, over which it goes over into the rest.
@@ -29,6 +30,7 @@ class Looks:
     small: float = 1 / 3
     closer: float = 0.6
     most: int = 400
+    picture: int = 8
     prompted: bool = False
     same: float = 0.85
     filled: float = 0.5

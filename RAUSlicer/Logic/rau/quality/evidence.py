@@ -155,7 +155,7 @@ def read_structure(
         value=value,
         flat=layout.flat,
         iou=by_area(votes[0].iou[:, column], weight),
-        presence=by_area(votes[0].gate()[:, column], weight),
+        presence=by_area(votes[0].presence[:, column], weight),
         similarity=by_area(similarity, weight),
         correlation=max(used) if used else None,
         trust=known.trust if known is not None else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Union
 
@@ -50,7 +50,7 @@ class SliceMasks:
 
     Rows are the structures that a reference shows near this slice; the others are taken as absent. neighbours: how many
     target slices were in memory. prompted: whether the network was told where an expert expects the structures. hinted:
-    what the VLM told it, "boxes", "fusion".
+    what the VLM told it, "boxes", "fusion". beyond: (K',), see `beyond`; empty: not known.
     """
 
     index: int
@@ -64,6 +64,7 @@ class SliceMasks:
     neighbours: int = 0
     prompted: bool = False
     hinted: tuple[str, ...] = ()
+    beyond: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,26 @@ def chosen_memories(
         memory, row_of = reference.memory(segmenter, index)
         rows.append((memory, row_of[value]))
     return rows
+
+
+def beyond(matches: Sequence[Match], t: int, value: int) -> float:
+    """How far the slices matched to target slice t lie beyond the first or last one that shows `value`.
+
+    In parts of the structure's extent in the reference, negative within it; mean over the references. Within the reach
+    of a corrected slice of the target that shows it: not beyond.
+    """
+    found, drawn = [], np.inf
+    for match in matches:
+        where, middle = match.reference.where[value], int(match.index[t])
+        if not len(where):
+            continue
+        away = max(where[0] - middle, middle - where[-1])
+        if match.number < 0:
+            drawn = min(drawn, away / max(1, match.reach[value] if match.reach else 1))
+        else:
+            found.append(away / (where[-1] - where[0] + 1))
+    mean = float(np.mean(found)) if found else 0.0
+    return min(mean, 0.0) if drawn <= 1 else mean
 
 
 def pick_rows(chosen: Sequence[Sequence[tuple[Memory, int]]], slot: int) -> Memory:
@@ -231,7 +252,9 @@ def segment_slice(
     if masks.memory is not None:
         direction.push(Done(features, tuple(asked), masks.memory))
     parts = (*(["boxes"] if hints and hints.boxes else []), *(["fusion"] if hints and hints.tokens else []))
-    return SliceMasks(t, tuple(asked), probability, presence, iou, *found, len(neighbours), prompts is not None, parts)
+    past = np.array([beyond(matches, t, value) for value in asked])
+    known = (len(neighbours), prompts is not None, tuple(parts), past)
+    return SliceMasks(t, tuple(asked), probability, presence, iou, *found, *known)
 
 
 def key_slice(matches: Sequence[Match]) -> int:
