@@ -17,6 +17,7 @@ from torch import nn
 
 from rau.sam.injection import INJECTIONS, Injection
 from rau.sam.segmenter import Features, Memory
+from rau.sam.two_way import TWO_WAYS, LanguageToVision, TwoWay
 
 WIDTHS = (64, 1024)  # of the projector, unless it is as wide as SAM2
 COVERED = 0.5  # part of a cell under the mask from which its feature counts for the prototype
@@ -29,7 +30,8 @@ class FusionConfig:
     """hidden: H. channels: C. memory_channels: C_mem. width: d, 64 to 1024; 0 becomes `channels`.
 
     spatial_side: P, spatial slots a side for each reference (0: none). injection: see `rau.sam.injection.injected`.
-    residual: z = q + attention (W2: without it one slot hides the VLM; only for ablations). Raises ValueError.
+    residual: z = q + attention (W2: without it one slot hides the VLM; only for ablations). two_way: the way back, from
+    language to vision, see `rau.sam.two_way`. Raises ValueError.
     """
 
     hidden: int
@@ -39,6 +41,7 @@ class FusionConfig:
     spatial_side: int = 0
     injection: Injection = "token"
     residual: bool = True
+    two_way: TwoWay = "off"
 
     def __post_init__(self) -> None:
         if min(self.hidden, self.channels, self.memory_channels) < 1 or self.spatial_side < 0:
@@ -48,6 +51,8 @@ class FusionConfig:
             raise ValueError(f"the width of the projector must be {WIDTHS[0]} to {WIDTHS[1]}, not {self.width}")
         if self.injection not in INJECTIONS:
             raise ValueError(f"the injection must be one of {', '.join(INJECTIONS)}, not {self.injection!r}")
+        if self.two_way not in TWO_WAYS:
+            raise ValueError(f"two-way must be one of {', '.join(TWO_WAYS)}, not {self.two_way!r}")
 
 
 @dataclass(frozen=True)
@@ -185,19 +190,31 @@ class MemoryFusion(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Eq. 6 and 7 in one: from `<Seg>` states and slots to the tokens of `Segmenter.decode`."""
+    """Eq. 6 and 7 in one: from `<Seg>` states and slots to the tokens of `Segmenter.decode`; the way back beside it."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.config = config
         self.projector = Projector(config.hidden, config.width)
         self.memory = MemoryFusion(config)
+        self.back = None if config.two_way == "off" else LanguageToVision(config.hidden, config.channels)
 
     def forward(self, states: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
         """states: (N, H), row i the structure of row i of `slots` -> z: (N, C); alpha: (N, K). Raises ValueError."""
         if states.dim() != 2 or states.shape[1] != self.config.hidden:
             raise ValueError(f"states must have the shape (N, {self.config.hidden}), not {tuple(states.shape)}")
         return self.memory(self.projector(states), slots)
+
+    def fields(self, target: torch.Tensor | None) -> torch.Tensor | None:
+        """(N, C, G, G), what is added to the image embedding; None where nothing is. target: (N, G G, H).
+
+        Raises ValueError if the configuration wants the target's states and there are none, or of another shape.
+        """
+        if self.back is None:
+            return None
+        if target is None:
+            raise ValueError(f"a fusion with two-way {self.config.two_way} needs the states of the target's picture")
+        return self.back(target)
 
 
 def entropy_of(alpha: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

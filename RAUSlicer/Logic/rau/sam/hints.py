@@ -1,9 +1,9 @@
-"""What the VLM tells the segmenter of a slice: boxes and fused tokens of some structures."""
+"""What the VLM tells the segmenter of a slice: boxes, fused tokens and fields of some structures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hints:
-    """By label value. boxes: x0, y0, x1, y1 as fractions of the square. tokens: (C,), the z of `rau.sam.fusion`."""
+    """By label value. boxes: x0, y0, x1, y1 as fractions of the square. tokens: (C,), the z of `rau.sam.fusion`.
+
+    fields: (C, G, G), of `rau.sam.two_way`, of structures that have a token; others are decoded without.
+    """
 
     boxes: Mapping[int, tuple[float, float, float, float]]
     tokens: Mapping[int, np.ndarray]
+    fields: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,10 @@ def _decoded(
     """Rows that all have a token to be used, or none."""
     import torch
 
-    tokens, boxes, missing = None, None, (float("nan"),) * 4
+    tokens, fields, boxes, missing = None, None, None, (float("nan"),) * 4
     if hints is not None and with_tokens:
         tokens = torch.from_numpy(np.stack([hints.tokens[value] for value in values])).to(segmenter.device)
+        fields = _fields(hints.fields, values, segmenter)
     if hints is not None and hints.boxes:
         boxes = torch.tensor([hints.boxes.get(value, missing) for value in values], device=segmenter.device)
         boxes = boxes * segmenter.size
@@ -96,4 +101,16 @@ def _decoded(
         boxes=boxes,
         injection=injection,
         remember=rows.remember,
+        fields=fields,
     )
+
+
+def _fields(known: Mapping[int, np.ndarray], values: Sequence[int], segmenter: Segmenter) -> torch.Tensor | None:
+    """(K, C, G, G); zero, which adds nothing, where a value has none. None where no value has one."""
+    import torch
+
+    shapes = [known[value].shape for value in values if value in known]
+    if not shapes:
+        return None
+    nothing = np.zeros(shapes[0], np.float32)
+    return torch.from_numpy(np.stack([known.get(value, nothing) for value in values])).to(segmenter.device)

@@ -196,6 +196,7 @@ class Segmenter:
         injection: Injection = "token",
         remember: bool = False,
         distances: Sequence[int] | None = None,
+        fields: torch.Tensor | None = None,
     ) -> Masks:
         """Masks of K structures in K target rows. RAU's decoder (papers.md A3.6); memory alone: "SAM2-Memory".
 
@@ -206,12 +207,13 @@ class Segmenter:
         prompts: (K, 1, any, any) probabilities, where each structure is expected: a mask prompt. None: memory alone.
         tokens: (K, C) fused `<Seg>` states, the z of `rau.sam.fusion`; injection: see `rau.sam.injection.injected`.
         boxes: (K, 4) x0, y0, x1, y1, pixels of the S square; a row with a NaN has no box, and comes out as without.
-        All may be combined. With tokens or boxes SAM2 gives one mask a row; else, of several, the best by its own IoU.
+        fields: (K, C, any, any), what `rau.sam.two_way` adds to the image embedding.
+        All may be combined. With any but prompts SAM2 gives one mask a row; else, of several, the best by its own IoU.
         remember: also the memory of the masks. Raises ValueError for shapes that differ.
         """
         import torch
 
-        guidance = Guidance(prompts, tokens, boxes, injection)
+        guidance = Guidance(prompts, tokens, boxes, injection, fields)
         guidance.check(len(features), self.model.hidden_dim)
         past = Past(references, neighbours, distances, remember)
         most = self.rows_at_once or self._rows_that_fit(past)
@@ -254,9 +256,10 @@ class Segmenter:
         if guidance.boxes is not None:
             points = corner_points(guidance.boxes)
         feats, positions, sizes = self._flat(features)
-        plain = guidance.tokens is None and guidance.boxes is None and not single
+        plain = guidance.tokens is None and guidance.boxes is None and guidance.fields is None and not single
         decoder = self.model.sam_mask_decoder
-        with nullcontext() if plain else injected(decoder, guidance.tokens, guidance.injection):
+        told = (guidance.tokens, guidance.injection, guidance.fields)
+        with nullcontext() if plain else injected(decoder, *told):
             out = self.model.track_step(
                 TARGET_FRAME,
                 False,

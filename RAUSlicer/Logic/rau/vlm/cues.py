@@ -15,12 +15,14 @@ class Cue:
 
     state: (H,) float32, hidden state at its `<Seg>` token. mask: (GR, GR) float32 in 0 to 1, where the VLM itself sees
     it, coarsely. score: how sure the mask is, its mean where it is over a half (0 where it is nowhere).
+    target: (G G, H) float32, states at the target's tokens (`rau.vlm.again`); None where nobody asked for them.
     """
 
     presence: float
     box: Box
     state: np.ndarray
     mask: np.ndarray
+    target: np.ndarray | None = None
 
     @property
     def score(self) -> float:

@@ -32,20 +32,26 @@ class Locator:
         tokenizer = self.loaded.processor.tokenizer
         self._start = int(tokenizer.convert_tokens_to_ids("<|vision_start|>"))
 
-    def locate(self, reference: np.ndarray, masks: Mapping[str, np.ndarray], target: np.ndarray) -> dict[str, Cue]:
+    def locate(
+        self, reference: np.ndarray, masks: Mapping[str, np.ndarray], target: np.ndarray, two_way: str = "off"
+    ) -> dict[str, Cue]:
         """A cue of every structure, by name. reference, target: (S, S, 3) uint8; masks: (S, S) bool, none empty.
 
+        two_way: whether, and how, the states at the target's tokens come with it (`rau.sam.two_way`).
         More structures than there are colours are asked for in several dialogues.
         """
         names, found = list(masks), {}
         for first in range(0, len(names), MOST):
             some = names[first : first + MOST]
-            found.update(self._ask(reference, {name: masks[name] for name in some}, target))
+            found.update(self._ask(reference, {name: masks[name] for name in some}, target, two_way))
         return found
 
-    def _ask(self, reference: np.ndarray, masks: Mapping[str, np.ndarray], target: np.ndarray) -> dict[str, Cue]:
+    def _ask(
+        self, reference: np.ndarray, masks: Mapping[str, np.ndarray], target: np.ndarray, two_way: str
+    ) -> dict[str, Cue]:
         import torch
 
+        from rau.vlm.again import read_twice, target_states
         from rau.vlm.heads import share_of
 
         names = tuple(masks)
@@ -57,20 +63,29 @@ class Locator:
         dialogue = Dialogue(names, question("segment", known, GRID), images, segment_answer(names))
         with torch.inference_mode():
             encoded = encode(self.loaded.processor, [dialogue]).to(self.device)
-            reasoner = self.loaded.reasoner
+            reasoner, twice = self.loaded.reasoner, two_way == "conditioned"
             if self.cache is None:
-                reading = reasoner.read(encoded.inputs)
+                reading = read_twice(reasoner, encoded) if twice else reasoner.read(encoded.inputs)
             else:
                 key = self.cache.key(names, images)
-                reading = read_with_prefix(reasoner, encoded, self._start, self.cache, key)
+                reading = read_with_prefix(reasoner, encoded, self._start, self.cache, key, twice)
             boxes = torch.tensor([known[name] for name in names], device=self.device)
             shares = share_of(torch.from_numpy(np.stack(list(masks.values()))), self.loaded.cells).to(self.device)
             cues = reasoner.cues(reading, encoded.spots, encoded.of, boxes, shares)
-            numbers = (cues.presence.sigmoid(), cues.boxes.clamp(0, 1), cues.states, cues.masks.sigmoid())
+            numbers: tuple[torch.Tensor, ...] = (
+                cues.presence.sigmoid(),
+                cues.boxes.clamp(0, 1),
+                cues.states,
+                cues.masks.sigmoid(),
+            )
+            seen = target_states(reading, encoded.of, two_way)
+            numbers += () if seen is None else (seen,)
             rows = zip(*(one.float().cpu().numpy() for one in numbers))
         return {name: _cue(*row) for name, row in zip(names, rows)}
 
 
-def _cue(presence: np.ndarray, box: np.ndarray, state: np.ndarray, mask: np.ndarray) -> Cue:
+def _cue(
+    presence: np.ndarray, box: np.ndarray, state: np.ndarray, mask: np.ndarray, target: np.ndarray | None = None
+) -> Cue:
     x0, y0, x1, y1 = (float(v) for v in box)
-    return Cue(float(presence), (x0, y0, max(x1, x0), max(y1, y0)), state, mask)
+    return Cue(float(presence), (x0, y0, max(x1, x0), max(y1, y0)), state, mask, target)

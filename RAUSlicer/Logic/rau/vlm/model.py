@@ -20,12 +20,14 @@ class Reading:
     """hidden: (B, L, H) of the last layer.
 
     target, reference: (B, G G, 2 H) of the tokens of a picture: how the language model gets it, and what it makes of
-    it; by the target's tokens the reference and its overlay have been read.
+    it; by the target's tokens the reference and its overlay have been read. again: (K, G G, H) what it makes of the
+    target for each structure, read once more after question and answer (`rau.vlm.again`); None where it was not.
     """
 
     hidden: torch.Tensor
     target: torch.Tensor
     reference: torch.Tensor
+    again: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ class Reasoner(nn.Module):
         """The Qwen2.5-VL below any adapter."""
         return self.vlm.get_base_model() if hasattr(self.vlm, "get_base_model") else self.vlm
 
-    def read(self, inputs: Mapping[str, torch.Tensor]) -> Reading:
-        """All pictures and all tokens, once. Dialogues have three pictures of one size each."""
+    def read(self, inputs: Mapping[str, torch.Tensor], keep: Any = None) -> Reading:
+        """All pictures and all tokens, once. Dialogues have three pictures of one size each.
+
+        keep: an empty `transformers.DynamicCache`, which then holds the keys and values of all tokens.
+        """
         base = self.base.model
-        out = base(**inputs, use_cache=False)
+        out = base(**inputs, cache=keep, use_cache=keep is not None)
         seen = torch.cat(list(out.image_outputs.pooler_output)).float()
         hidden = out.last_hidden_state.float()
         thought = hidden[inputs["mm_token_type_ids"].bool()]

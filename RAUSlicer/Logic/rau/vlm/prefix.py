@@ -70,13 +70,17 @@ def prefix_length(encoded: Encoded, start: int) -> int:
     return int(torch.nonzero(encoded.inputs["input_ids"][0] == start)[-1, 0])
 
 
-def read_with_prefix(reasoner: Reasoner, encoded: Encoded, start: int, cache: PrefixCache, key: str) -> Reading:
+def read_with_prefix(
+    reasoner: Reasoner, encoded: Encoded, start: int, cache: PrefixCache, key: str, twice: bool = False
+) -> Reading:
     """`Reasoner.read` of one dialogue; `hidden` is (1, L, H) with zeros at the tokens of the prefix, which say nothing.
 
-    start: id of `<|vision_start|>`. The same values as without a cache, to rounding.
+    start: id of `<|vision_start|>`. twice: with a second reading of the target (`rau.vlm.again`). The same values as
+    without a cache, to rounding.
     """
     import torch
 
+    from rau.vlm.again import states_again
     from rau.vlm.model import Reading
 
     base, inputs = reasoner.base.model, encoded.inputs
@@ -96,12 +100,13 @@ def read_with_prefix(reasoner: Reasoner, encoded: Encoded, start: int, cache: Pr
     out = base.language_model(
         inputs_embeds=embedded, position_ids=positions[..., cut:], cache=known.states, use_cache=True
     )
+    again = states_again(reasoner, encoded, seen[None], known.states) if twice else None
     known.states.crop(cut - ids.shape[1])  # a negative number: so many tokens are taken off again
     cache.computed += ids.shape[1] - cut
     later = out.last_hidden_state.float()
     hidden = torch.cat([later.new_zeros(1, cut, later.shape[-1]), later], 1)
     thought = later[kinds[:, cut:].bool()]
-    return Reading(hidden, torch.cat([seen.float(), thought], -1)[None], known.reference)
+    return Reading(hidden, torch.cat([seen.float(), thought], -1)[None], known.reference, again)
 
 
 def _seen(base: Any, pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
