@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -29,12 +30,19 @@ def main(fault: str) -> int:
             if fault == "garbage":
                 print("Loading checkpoint shards: 100%", flush=True)
             else:
+                if fault == "closed input":
+                    os.close(0)
                 ready(2 if fault == "other version" else 1)
+                if fault == "closed input":
+                    time.sleep(600)
         elif message["op"] == "segment":
             job = message["job"]
             say(event="stage", job=job, stage="segment", message="")
             if fault == "hang":
                 time.sleep(600)  # deaf to cancel
+            elif fault == "closed output":
+                os.close(1)
+                time.sleep(600)
             elif fault == "slice beyond":
                 say(event="slice", job=job, done=1, total=1, index=10**6, axis=0, has_labels=True, score=1.0, ms=1.0)
             elif fault == "old words":

@@ -190,7 +190,7 @@ def test_bad_inputs_are_told_in_one_line_and_leave_the_scene(host: Any, chosen: 
     far.SetOrigin(5000, 5000, 5000)
     add_segment(elsewhere, far, "far", np.ones((4, 8, 8), bool))
     for target, segmentation, words in (
-        (flat, case.segmentation, "Flat"),
+        (flat, case.segmentation, "The target is constant"),
         (picture, case.segmentation, "2-D"),
         (case.target, elsewhere, "has no voxels inside the volume"),
     ):

@@ -38,6 +38,7 @@ def run(host: Any, panel: Any) -> Any:
         ("crash at start", "WorkerEnded", "No module named 'torch'"),
         ("slice beyond", "InternalError", "unexpected"),
         ("old words", "InputError", "A reason"),
+        ("closed input", "WorkerEnded", "ended unexpectedly"),
     ],
 )
 def test_fault_is_told_once_and_the_scene_stays(
@@ -61,11 +62,12 @@ def test_program_that_cannot_start(host: Any, chosen: Any, case: Any, monkeypatc
     assert not difference(before, snapshot(case.target))
 
 
-def test_deaf_worker_is_killed_after_two_seconds(
-    host: Any, chosen: Any, case: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["hang", "closed output"])
+def test_worker_that_does_not_answer_is_killed_two_seconds_after_cancel(
+    host: Any, chosen: Any, case: Any, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     before = snapshot(case.target)
-    break_worker(monkeypatch, "hang")
+    break_worker(monkeypatch, fault)
     chosen.ui.segmentButton.click()
     assert host.spin(lambda: chosen.logic.run.state.phase == "running", 20)
     pid, asked = chosen.logic.client._process.pid(), time.monotonic()
@@ -117,3 +119,44 @@ def test_closing_the_scene_mid_run_ends_the_run(host: Any, chosen: Any, monkeypa
     host.clear()
     assert chosen.logic.run.state.phase == "cancelled"
     assert chosen.ui.segmentButton.text == "Segment from reference" and not chosen.ui.segmentButton.enabled
+
+
+# -- the disk, really full, and the folder of temporary files
+def test_a_disk_that_fills_up_is_told_and_with_room_the_next_run_works(
+    host: Any, chosen: Any, case: Any, copying: Path, small_disk: Any
+) -> None:
+    """Once while the panel writes the images, once while the worker makes room for its result."""
+    disk = small_disk("3m")
+    chosen.logic.client.folder_base = str(disk)
+    before = snapshot(case.target)
+    for taken in (2 << 20, 1 << 20):
+        (disk / "others").write_bytes(b"x" * taken)
+        state = run(host, chosen)
+        assert state.phase == "failed" and state.problem.kind == "DiskFull", state
+        notice = chosen.message.notice
+        assert notice.title == "The disk is full." and "Free some space" in notice.lines[0]
+        assert not difference(before, snapshot(case.target))
+        assert not list(disk.glob("rauslicer-*/*.npy")), "the failed run leaves no file behind"
+    (disk / "others").unlink()
+    assert run(host, chosen).phase == "done"
+    assert not list(disk.glob("rauslicer-*/*.npy"))
+    chosen.logic.close()
+    assert list(disk.iterdir()) == []
+
+
+def test_without_a_folder_for_temporary_files_it_says_so_and_one_that_was_swept_away_is_made_anew(
+    host: Any, chosen: Any, case: Any, copying: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    before = snapshot(case.target)
+    chosen.logic.client.folder_base = str(tmp_path / "nowhere")
+    state = run(host, chosen)
+    assert state.phase == "failed" and state.problem.kind == "TemporaryFolder"
+    assert "temporary files cannot be written" in chosen.message.notice.title and "TMPDIR" in state.problem.hint
+    assert not difference(before, snapshot(case.target))
+    chosen.logic.client.folder_base = ""
+    assert run(host, chosen).phase == "done"
+    shutil.rmtree(chosen.logic.client.folder)
+    chosen.ui.outputSelector.setCurrentNode(None)
+    assert run(host, chosen).phase == "done"

@@ -18,15 +18,22 @@ from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.problems import Problem
 
 PREFIX = "rauslicer-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, for this user, in one file
 STEP = 4 << 20  # bytes copied in one turn of the event loop
 ABANDONED = 86400.0  # seconds after which a folder without a living owner goes
 
 
 def private_folder(base: str = "") -> Path:
-    """A new folder that only this user can enter. Folders that a crash left behind go at the same time."""
-    parent = base or tempfile.gettempdir()
-    remove_abandoned(Path(parent))
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    """A new folder that only this user can enter. Folders that a crash left behind go at the same time.
+
+    Raises Problem: there is no place for temporary files, or it cannot be written.
+    """
+    try:
+        parent = base or tempfile.gettempdir()
+        remove_abandoned(Path(parent))
+        return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    except OSError as error:
+        raise unwritable(error) from error
 
 
 def remove_folder(folder: Path | None) -> None:
@@ -67,7 +74,8 @@ def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[slice]:
 
 
 def write_array(path: Path, array: np.ndarray) -> Iterator[None]:
-    """Write an array into a new file that only its owner can read, some slices a step. Raises Problem: full disk.
+    """Write an array into a new file that only its owner can read, some slices a step. Raises Problem: full disk,
+    a folder that is gone or cannot be written.
 
     By plain writes: on a full disk a memory-mapped file ends the whole process.
     """
@@ -81,8 +89,16 @@ def write_array(path: Path, array: np.ndarray) -> Iterator[None]:
             for part in slabs(array.shape, array.dtype.itemsize):
                 file.write(np.ascontiguousarray(array[part], dtype).data)
                 yield
+    except FileExistsError:
+        raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
+        raise unwritable(error) from error
+
+
+def unwritable(error: OSError) -> Problem:
+    """Why nothing can be written among the temporary files."""
+    if error.errno in FULL:
         hint = _("Free some space in the folder for temporary files")
-        raise Problem(_("The disk is full"), hint, "DiskFull") from error
+        return Problem(_("The disk is full"), hint, "DiskFull")
+    hint = _("Look whether it is there and yours (its place is in the variable TMPDIR or TEMP), then run again")
+    return Problem(_("The folder for temporary files cannot be written"), hint, "TemporaryFolder")

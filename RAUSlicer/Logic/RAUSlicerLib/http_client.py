@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from RAUSlicerLib.exchange import FULL
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.protocol import LAST, Message, hello
@@ -158,7 +159,9 @@ class HttpClient:
         while True:
             try:
                 return ask()
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException) as error:
+                if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in FULL:
+                    raise  # of our own disk, not of the connection
                 lost = self._wait(lost, patience)
 
     def _wait(self, lost: float | None, patience: float | None = None) -> float:

@@ -69,6 +69,7 @@ def structures_of(references: Sequence[ReferenceNodes], entries: Sequence[BankEn
 class SceneInputs:
     """`Inputs` of a run. settings: fields of the engine's SegmentSettings, structures among them.
 
+    The names of the volumes, which are often a patient's, do not go to the worker: its messages say "The target".
     structures: of all references, also those that the bank may give. corrections: `case_inputs.CorrectedSlices`.
     """
 
@@ -83,11 +84,12 @@ class SceneInputs:
 
     def write(self, folder: Path, job: int) -> Iterator[None]:
         name = f"job{job}-target.npy"
-        target = image_message(self.target, name)
+        target = {**image_message(self.target, name), "source": _("The target")}
         yield from write_array(folder / name, pixels_of(self.target))
         references = []
         for number, nodes in enumerate(self.references, start=1):
             message = yield from self._reference(folder, f"job{job}-reference{number}", nodes)
+            message["image"]["source"] = _("Reference {n}").format(n=number)
             references.append(message)
         self._message = {"target": target, "references": references, "settings": self.settings}
         if self.bank is not None:

@@ -57,11 +57,13 @@ class QtProcess:
         self.on_error_text(_bytes(self._process.readAllStandardError()))
 
     def _finished(self, status: int, how: Any = None) -> None:
-        self._end(int(status))
+        self._end(-max(1, int(status)) if how == qt.QProcess.CrashExit else int(status))
 
     def _error(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
             self._end(None)
+        elif error == qt.QProcess.WriteError:  # it has closed its input: what is asked never arrives
+            self.kill_tree()
 
     def _end(self, status: int | None) -> None:
         if not self._over:

@@ -8,7 +8,6 @@ the same for both, and nothing of the network ever holds up the panel. Address a
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import queue
@@ -25,6 +24,7 @@ if __name__ == "__main__":  # started as a script, in a Python that knows nothin
 import numpy as np
 
 from RAUSlicerLib import protocol
+from RAUSlicerLib.exchange import FULL, unwritable, write_array
 from RAUSlicerLib.http_client import HttpClient
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.problems import Problem
@@ -32,7 +32,6 @@ from RAUSlicerLib.protocol import LAST, Message
 from RAUSlicerLib.stepping import unexpected
 
 ADDRESS, TOKEN, PATIENCE = "RAU_SERVER", "RAU_SERVER_TOKEN", "RAU_SERVER_PATIENCE"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RemoteWorker:
@@ -85,7 +84,7 @@ class RemoteWorker:
             except Problem as problem:
                 self._failed(job, problem)
             except OSError as error:
-                self._failed(job, full_disk() if error.errno in FULL else unexpected(error))
+                self._failed(job, unwritable(error) if error.errno in FULL else unexpected(error))
             except Exception as error:
                 self._failed(job, unexpected(error))
 
@@ -125,7 +124,10 @@ class RemoteWorker:
     def _follow(self, job: int, name: str, request: Message) -> None:
         """Pass the events on; the label map comes into the file that the panel looks at."""
         shape = tuple(request["target"]["geometry"]["shape"])
-        result = np.lib.format.open_memmap(self.folder / request["result"], "w+", np.uint16, shape)
+        path = self.folder / request["result"]
+        for _step in write_array(path, np.zeros(shape, np.uint16)):  # a mapped file alone would not take its room
+            pass
+        result = np.lib.format.open_memmap(path, "r+")
         part = self.folder / f"job{job}-part.npy"
         free_at = 0.0
         for event in self.client.events(name):
@@ -215,10 +217,6 @@ def checked(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             "BrokenProtocol",
         )
     return np.asarray(array)
-
-
-def full_disk() -> Problem:
-    return Problem(_("The disk is full"), _("Free some space in the folder for temporary files"), "DiskFull")
 
 
 def main() -> int:

@@ -11,11 +11,13 @@ from RAUSlicerLib import protocol
 from RAUSlicerLib.environment import Launch
 from RAUSlicerLib.exchange import private_folder, remove_folder
 from RAUSlicerLib.i18n import tr as _
+from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.protocol import Message
 
 START_SECONDS = 180.0  # importing torch from a slow disk takes its time
 CANCEL_SECONDS = 2.0
 LEAVE_SECONDS = 3.0
+KILLED = -9  # exit status of a process that somebody, or the system for want of memory, has ended by force
 
 Later = Callable[[float, Callable[[], None]], None]  # run a function in so many seconds, in the GUI's thread
 
@@ -25,7 +27,7 @@ class Process(Protocol):
 
     on_output: Callable[[bytes], None]
     on_error_text: Callable[[bytes], None]
-    on_finished: Callable[[int | None], None]  # exit status, None when it could not be started
+    on_finished: Callable[[int | None], None]  # exit status, below 0 when it crashed; None: it could not be started
 
     def start(self, launch: Launch) -> None: ...
     def write(self, data: bytes) -> None: ...
@@ -55,12 +57,16 @@ class WorkerClient:
 
     # -- life
     def ensure(self, launch: Launch) -> None:
-        """Start the worker unless the same one is there already."""
-        if self._process is not None and launch == self._launch:
+        """Start the worker unless the same one is there already, with its folder. A failure comes as an event."""
+        if self._process is not None and launch == self._launch and self.folder is not None and self.folder.is_dir():
             return
         self.stop()
         self._launch = launch
-        self.folder = private_folder(self.folder_base)
+        try:
+            self.folder = private_folder(self.folder_base)
+        except Problem as problem:
+            self._fail(problem.kind, problem.message, problem.hint)
+            return
         self.log.clear()
         process, lines = self.make_process(), protocol.Lines()
         process.on_output = lambda data: self._on_output(process, lines, data)
@@ -196,7 +202,10 @@ class WorkerClient:
             hint = _("Choose another under Advanced")
         else:
             message = _("The model process ended unexpectedly")
-            hint = self._reason() or _("Run again; when it happens again, choose the device CPU or a smaller image")
+            again = _("Run again; when it happens again, choose the device CPU or a smaller image")
+            if status == KILLED:
+                again = _("It was killed, often for want of memory: close other programs, then run again")
+            hint = again if status < 0 else self._reason() or again  # who was killed has said nothing of it
         self._process = None
         remove_folder(self.folder)
         self.folder, self._job = None, 0

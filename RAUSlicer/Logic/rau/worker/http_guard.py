@@ -14,6 +14,13 @@ from rau.worker.http_jobs import ServiceError, too_large
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 LONGEST_MESSAGE = 4 << 20  # bytes of a body that is no array
+SHORT_OF = {
+    "DiskFull": ("The disk of the server is full", "Tell who runs it"),
+    "OutOfMemory": (
+        "The memory of the server or its GPU does not suffice for this image",
+        "Choose the device cpu or the acquisition plane only, or a smaller image",
+    ),
+}
 
 
 def is_loopback(host: str) -> bool:
@@ -101,4 +108,10 @@ def refusal(problem: Exception) -> Any:
         status = 507
     content = {"event": "error", "job": None, "kind": told.kind, "message": told.message, "hint": told.hint}
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return JSONResponse({**content, "exit_code": told.exit_code}, status, headers)
+    return JSONResponse(of_the_server({**content, "exit_code": told.exit_code}), status, headers)
+
+
+def of_the_server(event: dict[str, Any]) -> dict[str, Any]:
+    """An error of which a client would think that its own computer is meant."""
+    words = SHORT_OF.get(str(event.get("kind"))) if event.get("event") == "error" else None
+    return event if words is None else {**event, "message": words[0], "hint": words[1]}

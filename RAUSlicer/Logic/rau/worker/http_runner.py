@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rau.worker import protocol
+from rau.worker.http_guard import of_the_server
 from rau.worker.http_jobs import LAST, Job, Jobs, ServiceError
 from rau.worker.process import LONGEST_LINE
 
@@ -152,9 +153,9 @@ class Runner:
                 while not job.over:
                     event = await self.child.receive()
                     if event.get("job") == job.number or event["event"] in LAST:
-                        job.add(event)
+                        job.add(of_the_server(event))
             else:
-                job.add({**answer, "job": job.number})
+                job.add(of_the_server({**answer, "job": job.number}))
         except Ended:
             await self.child.kill()
             job.tell(stopped(job))

@@ -112,7 +112,7 @@ class Worker:
         if out_of_memory(error):
             self._unload()
         told = failure_of(error)
-        print(told.trace or told.line, file=sys.stderr, flush=True)
+        print(told.trace or told.kind, file=sys.stderr, flush=True)  # the message may hold a name: it goes to who asked
         self.send(
             protocol.Failed(
                 job=job,
