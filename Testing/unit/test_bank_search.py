@@ -11,9 +11,11 @@ import pytest
 
 pytest.importorskip("torch")
 
+from rau.bank import descriptors
 from rau.bank.bank import Bank
 from rau.bank.descriptors import encoder_key, mean_of, slice_descriptors, volume_descriptors
-from rau.bank.search import LEAST, pick, rank
+from rau.bank.files import image_hash
+from rau.bank.search import LEAST, judged, pick, rank
 from rau.cli import main
 from rau.errors import InputError
 from rau.models import store
@@ -325,3 +327,47 @@ def test_the_call_the_commands_and_the_worker_take_as_many_references_unless_tol
     asked = [inspect.signature(one).parameters["bank_references"].default for one in (cli.segment, cli.batch)]
     asked += [FromBank(bank.root).count, SegmentJob.model_fields["bank_count"].default]
     assert asked == [BANK_REFERENCES] * 4
+
+
+def test_what_is_judged_once_a_kind_is_what_is_judged_entry_by_entry(bank, engine):
+    names = (("liver", "spleen"), ("kidney",), ("Liver", "tumour"))
+    for number in range(9):
+        one = case(number, names[number % 3], modality=("CT", "MR", "")[number // 3])
+        bank.add(one, body_part=("head", "", "Abdomen")[number % 3])
+    bank.add(picture(20)), bank.add(picture(21, colour=True))
+    own = case(1, names[1])
+    wanted = SegmentSettings(structures=("liver", "spleen"))
+    ranked = rank(bank, own.image, engine, wanted, body_part="abdomen", most=20)
+    assert len(ranked) == 11 and sum(one.out for one in ranked) > 3
+    for found in ranked:
+        alone = judged(found.entry, own.image, wanted, "abdomen", image_hash(own.image.array, own.image.geometry))
+        assert (found.shows, found.share, found.out) == (alone.shows, alone.share, alone.out)
+        assert found.doubts[: len(alone.doubts)] == alone.doubts
+        assert all(one.startswith("looks little") for one in found.doubts[len(alone.doubts) :])
+
+
+def test_a_second_query_opens_no_file_but_those_of_the_entries_it_looks_at_closely(bank, engine, monkeypatch):
+    for seed in range(6):
+        bank.add(case(seed))
+    rank(bank, target(), engine)
+    os.utime(bank.root, (1e9, 1e9))  # the folder changed long ago
+    first = rank(bank, target(), engine, most=2)
+    read: list[str] = []
+    plain = descriptors.plain_file
+    monkeypatch.setattr(descriptors, "plain_file", lambda path: read.append(str(path)) or plain(path))
+    monkeypatch.setattr(Bank, "_folders", lambda _: pytest.fail("the bank was listed again"))
+    assert [one.entry.id for one in rank(bank, target(), engine, most=2)] == [one.entry.id for one in first]
+    assert len(read) == 2 and all(any(one.entry.id in path for one in first) for path in read)
+
+
+def test_what_another_process_adds_and_removes_is_seen_by_a_bank_that_is_open(bank, engine):
+    one = bank.add(case(1))
+    os.utime(bank.root, (1e9, 1e9))
+    assert bank.entries() is bank.entries()
+    other = Bank.open(bank.root)
+    two = other.add(case(2))
+    assert {found.entry.id for found in rank(bank, target(), engine)} == {one.id, two.id}
+    os.utime(bank.root, (1e9, 1e9))
+    assert len(bank.entries()) == 2
+    other.remove(one.id)
+    assert [found.entry.id for found in rank(bank, target(), engine)] == [two.id]

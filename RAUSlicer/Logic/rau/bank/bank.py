@@ -12,11 +12,12 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from rau.bank.checking import check_entry, clean, delete
@@ -24,16 +25,21 @@ from rau.bank.entry import ID, LARGEST, Entry, Provenance, parse_entry
 from rau.bank.files import ENTRY, FILES, IMAGE, LABELS, THUMBNAIL, hashes_of, plain_file, read_array, sync, write_files
 from rau.bank.identity import Identity
 from rau.bank.making import run_record, write_entry
+from rau.bank.shelf import Shelf, shelf_of
 from rau.errors import InputError
 from rau.models.store import sha256
 from rau.references.reference import Reference
 from rau.volume.volume import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from rau.bank.descriptors import Means
 
 log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 BANK, LOCK, FORMAT = "bank.json", ".lock", 1
 PART, OLD = ".part-", ".old-"
 PATIENCE = 120.0  # seconds to wait for another process
+SETTLED = 5e9  # ns since the folder last changed, after which its time says whether it changed again
 MENDING = "Remove it with `rau bank remove`, or look after it with `rau bank verify`"
 
 
@@ -52,11 +58,17 @@ class Verified:
 
 
 class Bank:
-    """A bank that is open. root: its folder. Several processes may hold the same bank open and write to it."""
+    """A bank that is open. Several processes may hold the same bank open and write to it.
+
+    root: its folder. means: what `rau.bank.descriptors` has read of it, by file.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._known: dict[str, Entry] = {}
+        self.means: dict[str, Means] = {}
+        self._shelf: Shelf | None = None
+        self._listed: tuple[tuple[int, int], tuple[Entry, ...]] | None = None
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Bank:
@@ -93,17 +105,35 @@ class Bank:
         return cls(root)
 
     def entries(self, tell: Tell = log.warning) -> tuple[Entry, ...]:
-        """All that can be used, the oldest first. A damaged one is told, one line, and passed over."""
-        found, known = [], {}
+        """All that can be used, the oldest first. A damaged one is told, one line, and passed over.
+
+        The same tuple comes back while the bank's folder does not change; that is what makes a long list quick.
+        """
+        stamp = self._stamp()
+        if self._listed is not None and self._listed[0] == stamp:
+            return self._listed[1]
+        found, known, whole = [], {}, True
         for name in self._folders():
             try:
                 known[name] = self._known.get(name) or self._read(name)
                 found.append(known[name])
             except InputError as problem:
+                whole = False
                 if (self.root / name).is_dir():  # not removed just now
                     tell(f"The entry {name[:8]} of the bank is passed over: {problem.message}")
         self._known = known
-        return tuple(sorted(found, key=lambda one: (one.added, one.id)))
+        entries = tuple(sorted(found, key=lambda one: (one.added, one.id)))
+        self._listed = (stamp, entries) if whole and stamp is not None else None
+        return entries
+
+    def shelf(self, tell: Tell = log.warning, leave_out: Collection[str] = ()) -> Shelf:
+        """The entries but those of `leave_out`, ready to be searched; made again only when the bank has changed."""
+        entries = self.entries(tell)
+        if leave_out:
+            return shelf_of([one for one in entries if one.id not in leave_out])
+        if self._shelf is None or self._shelf.source is not entries:
+            self._shelf = shelf_of(entries)
+        return self._shelf
 
     def show(self, entry_id: str) -> Entry:
         """The entry of that id, or of an id that begins so (four characters or more). Raises InputError."""
@@ -210,6 +240,14 @@ class Bank:
                     told = problem.message if isinstance(problem, InputError) else "it cannot be read"
                     problems.append((name, told))
         return Verified(tuple(whole), tuple(problems), tuple(cleaned))
+
+    def _stamp(self) -> tuple[int, int] | None:
+        """What changes when an entry comes or goes; None while the last change is too young to tell the next one."""
+        try:
+            told = os.stat(self.root)
+        except OSError:
+            return None  # `_folders` says what is wrong
+        return (told.st_mtime_ns, told.st_ino) if time.time_ns() - told.st_mtime_ns > SETTLED else None
 
     def _folders(self) -> list[str]:
         try:

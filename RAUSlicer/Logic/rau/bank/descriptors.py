@@ -7,9 +7,11 @@ caches: what is missing or damaged is made again, and what cannot be written is 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,27 +71,52 @@ def keep(bank: Bank, entry_id: str, engine: Engine, axis: int, vectors: np.ndarr
 
 def means(
     bank: Bank, entries: Sequence[Entry], engine: Engine, axis: int, tell: Tell
-) -> tuple[list[Entry], np.ndarray]:
-    """Those of `entries` that could be described, and (M, D) their means over slices, of unit length."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of `entries` could be described, (M,) places in it; their rows (M,) in (N, D), the means over the slices of
+    all that the bank has kept, of unit length."""
     cache = bank.root / CACHE / f"{encoder_key(engine)[:_DIGITS]}-{axis}.safetensors"
-    kept = _read(cache)
-    vectors, ids = kept if kept is not None else (np.zeros((0, 1), np.float32), [])
-    place = {entry_id: number for number, entry_id in enumerate(ids)}
+    kept = _kept_means(bank, cache)
     new: dict[str, np.ndarray] = {}
     for entry in entries:
-        if entry.id not in place:
+        if entry.id not in kept.places:
             try:
                 new[entry.id] = mean_of(slice_descriptors(bank, entry, engine, axis))
             except InputError as problem:
                 tell(f"{problem.message}: passed over")
     if new:
-        here = [number for number, entry_id in enumerate(ids) if (bank.root / entry_id).is_dir()]
-        vectors = np.stack([*vectors[here], *new.values()])
+        here = [number for entry_id, number in kept.places.items() if (bank.root / entry_id).is_dir()]
+        ids = list(kept.places)
+        vectors = np.stack([*kept.vectors[here], *new.values()])
         ids = [*(ids[number] for number in here), *new]
-        place = {entry_id: number for number, entry_id in enumerate(ids)}
         _write(cache, vectors, ids)
-    usable = [entry for entry in entries if entry.id in place]
-    return usable, vectors[[place[entry.id] for entry in usable]]
+        kept = Means(None, vectors, {entry_id: number for number, entry_id in enumerate(ids)})
+    rows = np.array([kept.places.get(entry.id, -1) for entry in entries], int)
+    usable = np.flatnonzero(rows >= 0)
+    return usable, rows[usable], kept.vectors
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a file of means held. stamp: what changes with it; None: it was not read. vectors: (N, D); places: by id."""
+
+    stamp: tuple[int, int, int] | None
+    vectors: np.ndarray
+    places: dict[str, int]
+
+
+def _kept_means(bank: Bank, cache: Path) -> Means:
+    """The bank's means, read again only where their file is another one: it is written beside and renamed."""
+    stamp = None
+    with suppress(OSError):
+        told = os.stat(cache)
+        stamp = (told.st_ino, told.st_mtime_ns, told.st_size)
+    known = bank.means.get(cache.name)
+    if known is None or stamp is None or known.stamp != stamp:
+        kept = _read(cache)
+        vectors, ids = kept if kept is not None else (np.zeros((0, 1), np.float32), [])
+        known = Means(stamp, vectors, {entry_id: number for number, entry_id in enumerate(ids)})
+        bank.means[cache.name] = known
+    return known
 
 
 def mean_of(vectors: np.ndarray) -> np.ndarray:

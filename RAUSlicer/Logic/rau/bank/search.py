@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,12 +22,13 @@ from rau.bank.bank import Bank, Tell
 from rau.bank.descriptors import encoder_key, mean_of, means, slice_descriptors, volume_descriptors
 from rau.bank.entry import Entry
 from rau.bank.files import image_hash
+from rau.bank.shelf import thin_axis
 from rau.errors import InputError
 from rau.references.reference import Reference
 from rau.references.retrieval import align, cosines
 from rau.settings import BANK_REFERENCES, SegmentSettings
 from rau.volume.orientation import canonical_geometry, orientation_of
-from rau.volume.volume import Geometry, Volume
+from rau.volume.volume import Volume
 
 if TYPE_CHECKING:
     from rau.models.engine import Engine
@@ -147,12 +148,41 @@ def rank(
     InputError when the bank cannot be read.
     """
     settings = settings or SegmentSettings()
-    entries = [one for one in bank.entries(tell) if one.id not in leave_out]
-    latest = {one.image: one for one in entries}
+    shelf = bank.shelf(tell, leave_out)
     own = image_hash(target.array, target.geometry)
-    known = [judged(one, target, settings, body_part, own) for one in reversed(latest.values())]
-    ranked = _by_looks(bank, target, engine, [one for one in known if not one.out], most, tell)
-    return sorted(ranked, key=lambda one: (bool(one.doubts), -one.score)) + [one for one in known if one.out]
+    kinds = [judged(one, target, settings, body_part) for one in shelf.examples]
+    itself = shelf.of_image.get(own)
+
+    def known(place: int) -> Candidate:
+        entry = shelf.entries[place]
+        if place == itself:
+            return judged(entry, target, settings, body_part, own)
+        return replace(kinds[shelf.kinds[place]], entry=entry)
+
+    out = np.array([one.out for one in kinds], bool)[shelf.kinds] if kinds else np.zeros(0, bool)
+    if itself is not None:
+        out[itself] = True
+    within = np.flatnonzero(~out)
+    of_kind = shelf.kinds[within]
+    shares = np.array([one.share for one in kinds])[of_kind] if kinds else np.zeros(0)
+    doubtful = np.array([bool(one.doubts) for one in kinds], bool)[of_kind] if kinds else np.zeros(0, bool)
+    entries = [shelf.entries[place] for place in within]
+    found = _by_looks(
+        bank, target, engine, Usable(entries, shares, doubtful, lambda k: known(int(within[k]))), most, tell
+    )
+    return sorted(found, key=lambda one: (bool(one.doubts), -one.score)) + [
+        known(k) for k in np.flatnonzero(out).tolist()
+    ]
+
+
+@dataclass(frozen=True)
+class Usable:
+    """N entries that are not ruled out. shares, doubtful: (N,), as of `Candidate`; candidate: of a place."""
+
+    entries: Sequence[Entry]
+    shares: np.ndarray
+    doubtful: np.ndarray
+    candidate: Callable[[int], Candidate]
 
 
 def judged(entry: Entry, target: Volume, settings: SegmentSettings, body_part: str = "", own: str = "") -> Candidate:
@@ -161,7 +191,7 @@ def judged(entry: Entry, target: Volume, settings: SegmentSettings, body_part: s
     shows, share = wanted_in(entry, settings)
     if entry.flat != flat:
         doubts.append(f"is {'2-D' if entry.flat else '3-D'}, the target {'2-D' if flat else '3-D'}")
-    elif flat and _thin_axis(entry.geometry) != _thin_axis(target.geometry):
+    elif flat and thin_axis(entry.geometry) != thin_axis(target.geometry):
         doubts.append("lies in another plane")
     if entry.image == own:
         doubts.append("is the target itself")
@@ -175,11 +205,6 @@ def judged(entry: Entry, target: Volume, settings: SegmentSettings, body_part: s
     if body_part and entry.body_part and body_part.strip().lower() != entry.body_part.strip().lower():
         doubts.append(f"shows {entry.body_part}, not {body_part}")
     return Candidate(entry, shows, share, tuple(doubts), out)
-
-
-def _thin_axis(geometry: Geometry) -> int:
-    """The canonical axis along which a 2-D image has one pixel."""
-    return int(np.argmin(canonical_geometry(geometry, orientation_of(geometry)).shape))
 
 
 def wanted_in(entry: Entry, settings: SegmentSettings) -> tuple[tuple[str, ...], float]:
@@ -197,29 +222,23 @@ def wanted_in(entry: Entry, settings: SegmentSettings) -> tuple[tuple[str, ...],
     return shown, float(bool(shown))
 
 
-def _by_looks(
-    bank: Bank, target: Volume, engine: Engine, known: Sequence[Candidate], most: int, tell: Tell
-) -> list[Candidate]:
+def _by_looks(bank: Bank, target: Volume, engine: Engine, known: Usable, most: int, tell: Tell) -> list[Candidate]:
     """The `most` that look most like the target by their means, each with the similarity of its aligned slices."""
-    if not known or not encoder_key(engine):
-        return list(known)
+    if not known.entries or not encoder_key(engine):
+        return [known.candidate(place) for place in range(len(known.entries))]
     from rau.preparation import slice_axis
 
     grid = canonical_geometry(target.geometry, orientation_of(target.geometry))
     axis = slice_axis(grid)
-    theirs = {one.entry.id: one for one in known}
-    usable, vectors = means(bank, [one.entry for one in known], engine, axis, tell)
-    if not usable:
+    usable, rows, vectors = means(bank, known.entries, engine, axis, tell)
+    if not len(usable):
         return []
     described = volume_descriptors(engine, target, axis)
-    coarse = vectors @ mean_of(described)
-    candidates = [theirs[entry.id] for entry in usable]
-    weighed = coarse * np.array([one.share for one in candidates])
-    order = np.lexsort((-weighed, [bool(one.doubts) for one in candidates])).tolist()
+    weighed = (vectors @ mean_of(described))[rows] * known.shares[usable]
     found = []
-    for k in order[:most]:
+    for k in usable[np.lexsort((-weighed, known.doubtful[usable]))[:most]].tolist():
         try:
-            found.append(looked_at(bank, candidates[k], described, grid.spacing[axis], engine, axis))
+            found.append(looked_at(bank, known.candidate(k), described, grid.spacing[axis], engine, axis))
         except InputError as problem:
             tell(f"{problem.message}: passed over")
     return found
@@ -241,7 +260,9 @@ def _named(
     bank: Bank, target: Volume, engine: Engine, settings: SegmentSettings, ids: Sequence[str], body_part: str
 ) -> list[Candidate]:
     known = [judged(bank.show(one), target, settings, body_part) for one in dict.fromkeys(ids)]
-    looked = {one.entry.id: one for one in _by_looks(bank, target, engine, known, len(known), lambda _: None)}
+    entries, alike = [one.entry for one in known], np.ones(len(known))
+    usable = Usable(entries, alike, np.zeros(len(known), bool), lambda place: known[place])
+    looked = {one.entry.id: one for one in _by_looks(bank, target, engine, usable, len(known), lambda _: None)}
     return [looked.get(one.entry.id, one) for one in known]
 
 
