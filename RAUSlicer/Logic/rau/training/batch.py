@@ -21,7 +21,8 @@ MIN_PIXELS = 10  # of a structure on the network's square; fewer: neither presen
 class Batch:
     """images: (B, F, 3, S, S) in 0 to 1. masks: (K, F, 1, S, S) float 0 or 1 of K structures. of: (K,) task of each.
 
-    present: (K,) bool, whether the structure is in the target. names: of the K structures, "" for none.
+    present: (K,) bool, whether the structure is in the target. names: of the K structures, "" for none. modalities: of
+    the B targets.
     """
 
     images: torch.Tensor
@@ -30,6 +31,7 @@ class Batch:
     present: torch.Tensor
     layout: Layout
     names: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
 
 
 def warped(
@@ -224,4 +226,5 @@ def make_batch(
     stacked = torch.stack(masks)
     present = stacked[:, layout.target].flatten(1).sum(1) > 0
     shown = images.view(tasks, layout.frames, 3, size, size)
-    return Batch(shown, stacked, torch.tensor(of), present, layout, tuple(names))
+    modalities = tuple(task.modality for task in drawn)
+    return Batch(shown, stacked, torch.tensor(of), present, layout, tuple(names), modalities)

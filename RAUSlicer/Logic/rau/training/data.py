@@ -15,8 +15,16 @@ from typing import Protocol
 import numpy as np
 
 from rau.training.anatomy import FORMAT, TISSUE, Family, Style, random_pair
+from rau.vlm.routing import UNKNOWN
 
 RAW = 208  # P, pixels of a drawn frame
+RENDERED = {
+    Style.STAIN: "microscopy",
+    Style.FUNDUS: "fundus photography",
+    Style.XRAY: "X-ray",
+    Style.ULTRASOUND: "ultrasound",
+    Style.GLOW: "angiography",
+}  # modalities that random anatomies are rendered as; plain ones look like none
 Rng = np.random.Generator
 
 
@@ -43,7 +51,7 @@ class Task:
     subjects: for each frame whose anatomy it is (frames of one subject deform alike). amount: how strongly subjects are
     deformed, 1 where both are the same original. wander: extra deformation of each frame, for levels that differ.
     relief: (F, P, P) float32, materials: (256,), style: as in `rau.training.anatomy.Anatomy`. names: of the label
-    values, "" where there is none; empty: none has.
+    values, "" where there is none; empty: none has. modality: of `rau.vlm.routing.MODALITIES`.
     """
 
     labels: np.ndarray
@@ -55,6 +63,7 @@ class Task:
     materials: np.ndarray | None = None
     style: Style = Style.PLAIN
     names: tuple[str, ...] = ()
+    modality: str = UNKNOWN
 
 
 class Source(Protocol):
@@ -132,7 +141,8 @@ class Anatomies:
         relief = np.ascontiguousarray(stacked[1::2])
         style = Style(int(record["style"]))
         subjects = subjects_of(rng, layout, 0.5)
-        return Task(labels, None, subjects, amount, 0.12, relief, np.array(record["materials"]), style)
+        shown = RENDERED.get(style, UNKNOWN)
+        return Task(labels, None, subjects, amount, 0.12, relief, np.array(record["materials"]), style, modality=shown)
 
 
 def turn(rng: Rng, frames: np.ndarray) -> np.ndarray:
@@ -148,7 +158,7 @@ def turn(rng: Rng, frames: np.ndarray) -> np.ndarray:
 class Patient:
     """labels: (Z, Y, X) uint8 in LPS order with unlabelled tissue from TISSUE on; image: uint8 alike, or None.
 
-    names: of the label values, "" for none.
+    names: of the label values, "" for none. modality: of the image.
     """
 
     labels: np.ndarray
@@ -156,6 +166,7 @@ class Patient:
     spacing: tuple[float, float, float]
     extents: tuple[tuple[int, int], ...]  # along each axis, first and last index with a structure
     names: tuple[str, ...] = ()
+    modality: str = UNKNOWN
 
 
 def tissue_classes(image: np.ndarray, labels: np.ndarray, bins: int = 5) -> np.ndarray:
@@ -175,10 +186,12 @@ def as_patient(
     spacing: Sequence[float],
     landmarks: Sequence[int] = (),
     names: Mapping[int, str] | None = None,
+    modality: str = UNKNOWN,
 ) -> Patient:
     """image: uint8 (Z, Y, X) or None; labels: integers, renumbered below TISSUE.
 
     landmarks: label values whose extents make the levels of two patients comparable; empty: all. names: of the values.
+    modality: of the image, of `rau.vlm.routing.MODALITIES`.
     """
     values = np.unique(labels)
     compact = (
@@ -193,7 +206,7 @@ def as_patient(
         compact = tissue_classes(image, compact)
     kept = [int(v) for v in values if v] if names else []
     called = ("", *((names or {}).get(v, "") for v in kept)) if kept else ()
-    return Patient(compact, image, (spacing[0], spacing[1], spacing[2]), extents, called)
+    return Patient(compact, image, (spacing[0], spacing[1], spacing[2]), extents, called, modality)
 
 
 def square(frames: np.ndarray, spacing: tuple[float, float], nearest: bool) -> np.ndarray:
@@ -265,7 +278,9 @@ class Patients:
         if not real and rng.random() < self.removal:
             remove_one(rng, labels, layout)
         amount = float(rng.uniform(0.7, 1.2)) if same else float(rng.uniform(0.0, 0.45))
-        return Task(labels, images, subjects_of(rng, layout, 0.0), amount, 0.08, names=self.patients[a].names)
+        modality = self.patients[b].modality if real else UNKNOWN
+        subjects, names = subjects_of(rng, layout, 0.0), self.patients[a].names
+        return Task(labels, images, subjects, amount, 0.08, names=names, modality=modality)
 
 
 @dataclass

@@ -17,6 +17,8 @@ from rau.training.data import Anatomies, Mixture, Patient, Patients, Source, as_
 from rau.volume.orientation import canonical
 
 LANDMARKS = {"synthseg_labelmaps": (2, 41)}  # cerebral white matter: heads are cut at different necks
+CT, MR = "computed tomography", "magnetic resonance"
+MODALITY = {"hc18": "ultrasound"}  # of sets that are not magnetic resonance; CT is known by its numbers
 VALIDATION = {"msd_hippocampus": 6, "hc18": 2, "synthseg_labelmaps": 2}  # the last of the rest
 
 
@@ -37,7 +39,8 @@ def read_patient(case: Case, landmarks: Sequence[int] = ()) -> Patient:
     maps, geometry, orientation = canonical(labels.array, labels.geometry)
     pixels = None if image is None else eight_bit(orientation.forth(image.array))
     names = {one.value: one.name for one in labels.structures}
-    return as_patient(pixels, maps, geometry.spacing, landmarks, names)
+    modality = CT if image is not None and image.modality == "CT" else MODALITY.get(case.set, MR)
+    return as_patient(pixels, maps, geometry.spacing, landmarks, names, modality)
 
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
@@ -59,7 +62,7 @@ def phantoms(seeds: Sequence[int]) -> list[Patient]:
             pixels, geometry, orientation = canonical(image.array, image.geometry)
             names = {one.value: one.name for one in labels.structures}
             maps = orientation.forth(labels.array)
-            people.append(as_patient(eight_bit(pixels), maps, geometry.spacing, names=names))
+            people.append(as_patient(eight_bit(pixels), maps, geometry.spacing, names=names, modality=CT))
     return people
 
 

@@ -8,10 +8,10 @@ hard ones. Resumable in the same folder. Writes log.csv, validation.csv, curves.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,14 +27,18 @@ from rau.training.batch import make_batch
 from rau.training.data import Layout, Mixture
 from rau.training.items import collate, draw, painted
 from rau.training.precision import bfloat16
+from rau.training.routed_items import asks_of, collate_routed, draw_routed
+from rau.training.routed_validation import validate_routed
 from rau.training.schedule import Schedule
 from rau.training.sets import Mixtures, mixtures
 from rau.training.vlm_objective import SftModel, Sight
 from rau.training.vlm_validation import validate
 from rau.vlm.prompts import Task
+from rau.vlm.routed_cues import open_routes, token_ids
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
 
 PARTS = ("sight", "answer", "colours", "mask", "box")  # of the loss
+Kind = Task | Literal["routed"]  # of items
 ENDLESS = 10**7  # steps, for runs that end by the clock
 
 
@@ -47,8 +51,9 @@ class SftTraining:
     minutes: training time in all instead, which the learning rate then follows (0: the steps count). dialogues: in a
     step. structures: at most so many of each. sight: fraction of the run for the vision tower alone, against the
     features of the segmenter of `teacher`. ramp: fraction over which the tasks grow from easy to hard. shares: of
-    segment, label and box items. every: steps between validations. bf16: forward pass in bfloat16. anatomies: random
-    anatomies in the pool; cache: where they are kept.
+    segment, label and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box, outline and
+    look. every: steps between validations. bf16: forward pass in bfloat16. anatomies: random anatomies in the pool;
+    cache: where they are kept. cpu_time: training time is the processor's, of all threads.
     """
 
     folder: str
@@ -63,6 +68,7 @@ class SftTraining:
     sight: float = 0.12
     ramp: float = 0.4
     shares: str = "0.6,0.25,0.15"
+    asks: str = "name,box,outline,look"
     rate: float = 1e-3
     warmup: int = 100
     cooldown: float = 0.4
@@ -71,26 +77,27 @@ class SftTraining:
     bf16: bool = False
     anatomies: int = 1200
     cache: str = ""
+    cpu_time: bool = False
 
 
 class Clock:
-    """Training time of a run, over several calls; validation is left out."""
+    """Training time of a run, over several calls; validation is left out. now: seconds since whenever."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, now: Callable[[], float] = time.perf_counter) -> None:
+        self.path, self.now = path, now
         self.before = float(path.read_text()) if path.exists() else 0.0
         self.since: float | None = None
 
     @property
     def seconds(self) -> float:
-        return self.before + (0.0 if self.since is None else time.perf_counter() - self.since)
+        return self.before + (0.0 if self.since is None else self.now() - self.since)
 
     def stop(self) -> None:
         self.before, self.since = self.seconds, None
         self.path.write_text(f"{self.before:.1f}\n")
 
     def go(self) -> None:
-        self.since = time.perf_counter()
+        self.since = self.now()
 
 
 class Steps(Dataset):  # type: ignore[misc, type-arg, unused-ignore]
@@ -106,18 +113,21 @@ class Steps(Dataset):  # type: ignore[misc, type-arg, unused-ignore]
         return index
 
 
-def shares_of(text: str) -> dict[Task, float]:
-    """ "0.6,0.25,0.15" as shares of the tasks. Raises InputError."""
+def shares_of(text: str) -> dict[Kind, float]:
+    """ "0.6,0.25,0.15" as shares of the tasks; a fourth number, where it is above 0, of routed items.
+
+    Raises InputError.
+    """
+    hint = "Give three numbers, of segment, label and box items, or four, with routed ones; none below 0, not all 0"
     try:
-        segment, label, boxes = (float(part) for part in text.split(","))
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(
-            f"The shares {text!r} do not fit", "Give three numbers, of segment, label and box items"
-        ) from None
-    total = segment + label + boxes
-    if min(segment, label, boxes) < 0 or not total:
-        raise InputError(f"The shares {text!r} do not fit", "Give three numbers, none below 0, not all 0")
-    return {"segment": segment / total, "label": label / total, "boxes": boxes / total}
+        numbers = []
+    total = sum(numbers)
+    if len(numbers) not in (3, 4) or not all(0 <= one < float("inf") for one in numbers) or not total:
+        raise InputError(f"The shares {text!r} do not fit", hint)
+    kinds: tuple[Kind, ...] = ("segment", "label", "boxes", "routed")
+    return {kind: one / total for kind, one in zip(kinds, numbers) if kind != "routed" or one}
 
 
 class Run:
@@ -126,14 +136,17 @@ class Run:
     def __init__(self, settings: SftTraining) -> None:
         self.settings, self.folder = settings, Path(settings.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.clock = Clock(self.folder / "seconds")
+        self.clock = Clock(self.folder / "seconds", time.process_time if settings.cpu_time else time.perf_counter)
+        self.shares, self.asks = shares_of(settings.shares), asks_of(settings.asks)
         self.loaded = self._begin()
-        self.model = SftModel(self.loaded.reasoner, settings.bf16)
+        if "routed" in self.shares:
+            self.loaded = open_routes(self.loaded) if not settings.large else replace(self.loaded, routes=True)
+        ids = token_ids(self.loaded.processor.tokenizer)
+        self.model = SftModel(self.loaded.reasoner, settings.bf16, ids)
         self.cells = self.loaded.cells
         cache = Path(settings.cache or self.folder / "cache")
         data = Path(settings.data) if settings.data else None
         self.sources: Mixtures = mixtures(data, settings.seed, cache, settings.anatomies)
-        self.shares = shares_of(settings.shares)
         steps = ENDLESS if settings.minutes else settings.steps
         self.schedule = Schedule(settings.rate, steps, settings.warmup, settings.cooldown, settings.minutes * 60)
         self.segmenter: Any = None
@@ -185,9 +198,16 @@ class Run:
             seed = (self.settings.seed, step, attempt, 5)
             drawn = make_batch(source, seed, layout, len(indices), self.settings.structures, size, difficulty)
             task = "segment" if looking else tasks[int(rng.choice(len(tasks), p=list(self.shares.values())))]
+            if task == "routed":
+                routed = draw_routed(drawn, self.asks, rng)
+                if routed:
+                    return collate_routed(routed, self.loaded.processor, self.cells, rng)
+                continue
             items = draw(drawn, task, rng)
             if items:
                 break
+        else:
+            raise RuntimeError("nothing to ask about could be drawn from the training data")
         ready = collate(items, self.loaded.processor, self.cells, rng, self.loaded.convention)
         if looking:
             frames = drawn.images[[item.drawn for item in items]].flatten(0, 1)
@@ -276,7 +296,10 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
 def scored(run: Run, step: int) -> dict[str, float]:
     """Validate, write down, and keep the reasoner as it is."""
     row: dict[str, float] = {"step": step, "seconds": round(run.clock.seconds)}
-    row.update({k: round(v, 4) for k, v in validate(run.loaded, run.sources.validation).items()})
+    scores = validate(run.loaded, run.sources.validation)
+    if "routed" in run.shares:
+        scores |= validate_routed(run.loaded, run.sources.validation, run.asks)
+    row.update({k: round(v, 4) for k, v in scores.items()})
     checkpoint.append(run.folder / "validation.csv", row)
     checkpoint.plot(run.folder)
     keep(run)

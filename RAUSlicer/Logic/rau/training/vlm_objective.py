@@ -17,27 +17,32 @@ from rau.training.precision import bfloat16
 from rau.vlm.heads import paired_giou
 from rau.vlm.model import CueTensors, Reading, Reasoner
 from rau.vlm.prompts import MOST
+from rau.vlm.routed_cues import RoutedTensors, routed_cues
 
 CUED = ("spots", "of", "anchors", "shares")  # of a batch: what the cues are read from
 NONE_WEIGHT = 0.3  # of cells with no structure, in the colour loss
 
 
 class SftModel(nn.Module):
-    """A reasoner that gives its loss: what `transformers.Trainer` trains."""
+    """A reasoner that gives its loss: what `transformers.Trainer` trains. ids: of `rau.vlm.routed_cues.token_ids`, for
+    routed items.
+    """
 
-    def __init__(self, reasoner: Reasoner, bf16: bool = False) -> None:
+    def __init__(self, reasoner: Reasoner, bf16: bool = False, ids: Mapping[str, int] | None = None) -> None:
         super().__init__()
-        self.reasoner, self.bf16 = reasoner, bf16
+        self.reasoner, self.bf16, self.ids = reasoner, bf16, dict(ids or {})
         self.parts: dict[str, float] = {}
 
     def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
-        """batch: of `rau.training.items.collate`."""
+        """batch: of `rau.training.items.collate`, or of `rau.training.routed_items.collate_routed`."""
         with bfloat16(self.bf16):
             reading = self.reasoner.read(batch["inputs"])
         losses = {"answer": answer_loss(self.reasoner, reading, batch["labels"])}
         fields = self.reasoner.heads.fields(reading.target)
         losses["colours"] = colour_loss(self.reasoner.heads.colours(fields), batch["colours"])
-        if len(batch["spots"]):
+        if "routed" in batch:
+            losses |= routed_losses(routed_cues(self.reasoner, reading, batch["routed"], self.ids), batch["routed"])
+        elif len(batch["spots"]):
             cues = self.reasoner.cues(reading, *(batch[key] for key in CUED))
             losses |= cue_losses(cues, batch)
         self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
@@ -60,14 +65,34 @@ def colour_loss(logits: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
 def cue_losses(cues: CueTensors, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Boxes of the present structures; masks of all (an absent one is empty); presence is in the answer's loss."""
     here = batch["present"]
-    every = F.binary_cross_entropy_with_logits(cues.masks, batch["masks"])
+    mask = {"mask": mask_loss(cues.masks, batch["masks"], here)}
+    return {**mask, "box": box_loss(cues.boxes[here], batch["boxes"][here])} if here.any() else mask
+
+
+def mask_loss(logits: torch.Tensor, shares: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
+    """BCE of all, Dice of the present ones. logits, shares: (K, GR, GR); here: (K,) bool."""
+    every = F.binary_cross_entropy_with_logits(logits, shares)
     if not here.any():
-        return {"mask": every}
-    found, truth = cues.masks[here].sigmoid().flatten(1), batch["masks"][here].flatten(1)
+        return every
+    found, truth = logits[here].sigmoid().flatten(1), shares[here].flatten(1)
     dice = 1 - (2 * (found * truth).sum(1) + 1) / (found.sum(1) + truth.sum(1) + 1)
-    boxes, wanted = cues.boxes[here], batch["boxes"][here]
+    return 2 * every + dice.mean()
+
+
+def box_loss(boxes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """L1 + (1 - GIoU), both (K, 4) corners, K at least 1."""
     distance = (boxes - wanted).abs().sum(1).mean()
-    return {"mask": 2 * every + dice.mean(), "box": distance + (1 - paired_giou(boxes, wanted)).mean()}
+    return distance + (1 - paired_giou(boxes, wanted)).mean()
+
+
+def routed_losses(cues: RoutedTensors, routed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Boxes at `<Det>`, masks at `<Seg>`; presence and closer looks are in the answer's loss."""
+    losses, here = {}, routed["det_present"]
+    if len(routed["seg_spots"]):
+        losses["mask"] = mask_loss(cues.masks, routed["seg_masks"], routed["seg_present"])
+    if here.any():
+        losses["box"] = box_loss(cues.boxes[here], routed["det_boxes"][here])
+    return losses
 
 
 class Sight(nn.Module):

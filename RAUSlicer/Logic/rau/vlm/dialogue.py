@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rau.vlm.prompts import messages
-from rau.vlm.vocabulary import END, SEG
+from rau.vlm.vocabulary import DET, END, LOOK, SEG
 
 if TYPE_CHECKING:
     import torch
 
 ABSENT = " absent"
+ROUTES = (DET, SEG, LOOK)  # tokens whose states are read (`rau.vlm.routing`): no space before them
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,29 @@ def token_of(tokenizer: Any, text: str) -> int:
 
 
 def tidy(text: str) -> str:
-    """Generated text as the parser wants it: one space before `<Seg>`, whatever the tokenizer made of it."""
-    parts = [part.rstrip() for part in text.replace(END, "").split(SEG)]
-    return f" {SEG}".join(parts)
+    """Generated text as the parsers want it: one space before `<Seg>` and its like, whatever there was."""
+    text = text.replace(END, "")
+    for token in ROUTES:
+        text = f" {token}".join(part.rstrip() for part in text.split(token))
+    return text
+
+
+def compact(answer: str) -> str:
+    """An answer as the model writes it: without spaces before `<Seg>` and its like."""
+    for token in ROUTES:
+        answer = answer.replace(f" {token}", token)
+    return answer
 
 
 def text_of(processor: Any, dialogue: Dialogue) -> str:
     """The whole dialogue by the backend's own chat template."""
     turn = messages(dialogue.names, dialogue.question)
     asked: str = processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return asked if dialogue.answer is None else asked + dialogue.answer.replace(f" {SEG}", SEG) + END
+    return asked if dialogue.answer is None else asked + compact(dialogue.answer) + END
 
 
 def encode(processor: Any, dialogues: Sequence[Dialogue], left: bool = False) -> Encoded:
     """left: pad on the left, as generation wants it."""
-    import torch
-
     tokenizer = processor.tokenizer
     inputs = processor(
         text=[text_of(processor, one) for one in dialogues],
@@ -79,21 +87,30 @@ def encode(processor: Any, dialogues: Sequence[Dialogue], left: bool = False) ->
         return_tensors="pt",
     )
     ids = inputs["input_ids"]
-    seg = int(tokenizer.convert_tokens_to_ids(SEG))
     lengths = inputs["attention_mask"].sum(1).tolist()
-    answers, spots, of = [], [], []
+    answers = []
     for row, one in enumerate(dialogues):
         end = ids.shape[1] if left else lengths[row]
         said = 0 if one.answer is None else answer_length(tokenizer, one.answer)
         answers.append((end - said, end))
-        here = (end - said + torch.nonzero(ids[row, end - said : end] == seg)[:, 0]).tolist()
-        spots += here
-        of += [row] * len(here)
+    spots, of = spots_of(ids, answers, int(tokenizer.convert_tokens_to_ids(SEG)))
     ready = {key: inputs[key] for key in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")}
     ready["mm_token_type_ids"] = (ids == processor.image_token_id).long()
-    return Encoded(ready, tuple(answers), torch.tensor(spots, dtype=torch.long), torch.tensor(of, dtype=torch.long))
+    return Encoded(ready, tuple(answers), spots, of)
+
+
+def spots_of(ids: torch.Tensor, answers: Sequence[tuple[int, int]], token: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K,) row-wise positions of a token in the answers, and the dialogue of each, in order; as in `Encoded`."""
+    import torch
+
+    spots, of = list[int](), list[int]()
+    for row, (start, end) in enumerate(answers):
+        here = (start + torch.nonzero(ids[row, start:end] == token)[:, 0]).tolist()
+        spots += here
+        of += [row] * len(here)
+    return torch.tensor(spots, dtype=torch.long), torch.tensor(of, dtype=torch.long)
 
 
 def answer_length(tokenizer: Any, answer: str) -> int:
     """Tokens of an answer, its end token among them."""
-    return len(tokenizer(answer.replace(f" {SEG}", SEG) + END, add_special_tokens=False)["input_ids"])
+    return len(tokenizer(compact(answer) + END, add_special_tokens=False)["input_ids"])

@@ -23,7 +23,7 @@ class AdapterRecord(BaseModel):
     """`reasoner.json` of an adapter. base: SHA-256 of the base's `config.json`; revision: its commit, where known.
 
     tokens: id of each special token. heads, convention: fields of `HeadsConfig` and `Convention`. picture: pixels a
-    side. files: SHA-256 of each weights file. trained: how the weights came to be.
+    side. files: SHA-256 of each weights file. trained: how the weights came to be. routes: as of `Loaded`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +41,7 @@ class AdapterRecord(BaseModel):
     convention: dict[str, Any]
     files: dict[str, str] = {}
     trained: dict[str, Any] = {}
+    routes: bool = False
 
 
 def read_record(folder: Path) -> AdapterRecord:
@@ -90,6 +91,7 @@ def _write(part: Path, loaded: LoadedLarge, trained: dict[str, Any]) -> None:
         convention=asdict(loaded.convention),
         files={file: sha256(part / file) for file in (ADAPTER, HEADS)},
         trained=trained,
+        routes=loaded.routes,
     )
     (part / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -129,4 +131,4 @@ def load_adapter(folder: Path, settings: LargeSettings) -> LoadedLarge:
         reasoner.heads.load_state_dict(load_file(folder / HEADS))
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise ModelError(f"The adapter {folder.name} cannot be read", AGAIN) from problem
-    return loaded
+    return replace(loaded, routes=record.routes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,17 @@ MINI_CELLS = 6  # cells that a token of the small model is split into
 
 @dataclass(frozen=True)
 class Loaded:
-    """A reasoner with all that is needed to talk to it. picture: pixels a side that it reads; grid: tokens a side."""
+    """A reasoner with all that is needed to talk to it. picture: pixels a side that it reads; grid: tokens a side.
+
+    routes: whether it was trained to answer with `<Det>`, `<Seg>` and `<Look>` at once (`rau.vlm.routing`).
+    """
 
     reasoner: Reasoner
     processor: Any
     convention: Convention
     picture: int
     grid: int
+    routes: bool = field(default=False, kw_only=True)
 
     @property
     def cells(self) -> int:
@@ -81,6 +85,7 @@ def save_reasoner(folder: Path, loaded: Loaded, trained: Mapping[str, Any] | Non
         "heads": asdict(reasoner.heads.config),
         "convention": asdict(loaded.convention),
         "trained": dict(trained or {}),
+        **({"routes": True} if loaded.routes else {}),
     }
 
     def fill(part: Path) -> None:
@@ -113,6 +118,7 @@ def load_reasoner(folder: Path) -> Loaded:
             folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, **kept
         )
         processor = AutoProcessor.from_pretrained(folder, **kept)
-        return assembled(vlm, processor, heads, Convention(**record["convention"]))
+        loaded = assembled(vlm, processor, heads, Convention(**record["convention"]))
+        return replace(loaded, routes=bool(record.get("routes", False)))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as problem:
         raise ModelError(f"The VLM in {folder.name} cannot be read", "Get the model again") from problem
