@@ -49,6 +49,7 @@ class SegmentResult:
 
     reasoning: what the VLM said at its key slices (`rau.vlm.reason.CaseCues.report`); empty where it was not asked.
     quality: how far the result can be trusted (`rau.quality.judge.Quality.report`); empty where it was not judged.
+    corrected: pieces that the structural priors took from a structure (`rau.quality.correcting.Move.report`).
     """
 
     labels: LabelMap
@@ -59,6 +60,7 @@ class SegmentResult:
     provenance: dict[str, Any] = field(default_factory=dict)
     reasoning: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    corrected: tuple[dict[str, Any], ...] = ()
 
     @property
     def found(self) -> bool:
@@ -97,6 +99,7 @@ class SegmentResult:
             "warnings": list(self.warnings),
             "reasoning": self.reasoning,
             "quality": self.quality,
+            "corrected": list(self.corrected),
             "seconds": round(self.seconds, 3),
             "provenance": self.provenance,
         }

@@ -42,6 +42,10 @@ class SegmentSettings(BaseModel):
         "auto",
         description="Look at small structures again in crops of the original pixels, or at whole slices alone",
     )
+    priors: Literal["flag", "correct"] = Field(
+        "correct",
+        description="Pieces that lie where no reference has their structure: say so, or also take them away",
+    )
     quality: Literal["auto", "off"] = Field(
         "auto",
         description="Judge how far the result can be trusted (about a tenth of the time), or leave it unjudged",

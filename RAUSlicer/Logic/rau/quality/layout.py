@@ -52,12 +52,19 @@ def measure(labels: np.ndarray, spacing: Sequence[float], values: Sequence[int])
         mask = labels[box] == value
         size[i] = mask.sum() * unit
         for axis, line in enumerate(lines):
-            line[i, box[axis]] = mask.sum(tuple(a for a in range(3) if a != axis)) / mask.sum()
+            line[i] = line_of(mask, box, axis, labels.shape[axis])
             extent[i, axis] = (box[axis].stop - box[axis].start) * steps[axis]
             whole = flat and axis == 0
             cut[i] |= not whole and (box[axis].start == 0 or box[axis].stop == labels.shape[axis])
         contact[i] = touched(labels, box, value, shown)
     return Layout(shown, np.stack([further(line) for line in lines]), contact, size, extent, cut, flat)
+
+
+def line_of(mask: np.ndarray, box: tuple[slice, ...], axis: int, length: int) -> np.ndarray:
+    """(length,) share of the voxels of a mask at each place along an axis; mask: what lies in `box`."""
+    line = np.zeros(length)
+    line[box[axis]] = mask.sum(tuple(a for a in range(3) if a != axis)) / mask.sum()
+    return line
 
 
 def further(line: np.ndarray) -> np.ndarray:
