@@ -231,7 +231,7 @@ class Scene:
         return home.voxels * unit >= allowed.size[0]
 
     def too_far(self, value: int, home: Piece, piece: Piece) -> list[str]:
-        """Said of a minor piece when both reach further than references allow by far, and the one that stays does not."""
+        """Said of a minor piece when both together reach further than references allow, and the larger one does not."""
         allowed = self.prior.ranges.get(value)
         if allowed is None or piece.voxels > MINOR * home.voxels:
             return []
