@@ -39,9 +39,10 @@ def seg_writer(
         warnings.simplefilter("ignore")
         try:
             dataset = _segmentation(labels, present, provenance, headers)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:  # whose text may quote the header, the patient's name
             raise InputError(
-                f"No DICOM SEG can be made for this series ({str(error)[:120]})", "Write .seg.nrrd or .nii.gz instead"
+                f"No DICOM SEG can be made for this series: its headers are unusual ({type(error).__name__})",
+                "Write .seg.nrrd or .nii.gz instead",
             ) from None
     if standalone:
         _forget_source(dataset)
@@ -117,6 +118,8 @@ def _description(number: int, structure: Structure, algorithm: Any) -> Any:
         algorithm_identification=algorithm,
         anatomic_regions=[_coded(codes.region)] if codes.region else None,
         display_color=CIELabColor.from_rgb(red, green, blue),
+        tracking_id=f"RAUSlicer segment {number}",
+        tracking_uid=hd.UID(),
     )
     if codes.modifier:
         kind = description.SegmentedPropertyTypeCodeSequence[0]

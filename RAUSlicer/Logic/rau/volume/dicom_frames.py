@@ -31,6 +31,8 @@ def read_frames(file: Path, name: str) -> tuple[np.ndarray, Geometry]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = hd.imread(file)
+    except MemoryError:
+        raise
     except Exception:
         raise InputError(f"{name} cannot be read", BROKEN_HINT) from None
     try:
@@ -39,6 +41,8 @@ def read_frames(file: Path, name: str) -> tuple[np.ndarray, Geometry]:
             volume = image.get_volume(
                 apply_modality_transform=None, dtype=np.float32, rtol=0.05, allow_missing_positions=False
             )
+    except MemoryError:
+        raise
     except Exception:
         raise InputError(
             f"The frames of {name} do not make up one even stack of slices", "Export it as a classic series of slices"

@@ -29,13 +29,15 @@ def read_dicom_seg(path: Path) -> tuple[LabelMap, tuple[str, ...]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             segmentation = hd.seg.segread(file)
+    except MemoryError:
+        raise
     except Exception:
         raise InputError(f"{path.name} cannot be read as DICOM SEG", BROKEN_HINT) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _merged(segmentation, path.name)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception:
         raise InputError(
