@@ -11,22 +11,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fusion_side import TINY, drawn, settings_of, write_models  # noqa: E402
+
 from rau.errors import InputError, ModelError  # noqa: E402
-from rau.models.store import write_model  # noqa: E402
-from rau.sam.build import build_sam2, mini_overrides  # noqa: E402
 from rau.training import fusion as stage  # noqa: E402
 from rau.training import fusion_objective as objective  # noqa: E402
-from rau.training.batch import make_batch  # noqa: E402
 from rau.training.data import Anatomies, Mixture  # noqa: E402
 from rau.training.fusion_outcome import load_fusion, segmenter_of  # noqa: E402
-from rau.training.items import draw  # noqa: E402
 from rau.training.objective import loss_of  # noqa: E402
 from rau.training.sets import Mixtures  # noqa: E402
-from rau.vlm.build import VlmShape  # noqa: E402
 from rau.vlm.store import load_reasoner, new_reasoner, save_reasoner  # noqa: E402
-
-TINY = VlmShape(96, 12, 2, 64, 2, 2, 96, (32, 2, 2, 64), 48, (1,))
-SIZE = 64  # of SAM2; the VLM's pictures are of another size
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,16 +33,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A run folder with a reasoner, and a model folder; both with random weights."""
-    folder = tmp_path_factory.mktemp("models")
-    save_reasoner(folder / "sft" / "reasoner", new_reasoner(0, TINY))
-    torch.manual_seed(0)
-    overrides = mini_overrides(SIZE, 32, 16, (1, 1, 3, 1))
-    part = {"config": "sam2.1_hiera_t", "overrides": overrides, "image_size": SIZE}
-    manifest = {"name": "tiny", "version": "0", "licence": "none", "segmenter": part}
-    weights = build_sam2(part["config"], overrides).state_dict()
-    write_model(folder / "tiny", manifest, {"segmenter.safetensors": weights}, half=False)
-    return folder
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +44,6 @@ def anatomies():
 @pytest.fixture(autouse=True)
 def small_sources(monkeypatch, anatomies):
     monkeypatch.setattr(stage, "mixtures", lambda *_: Mixtures(*[anatomies] * 4))
-
-
-def settings_of(models, folder, **more) -> stage.FusionTraining:
-    kept = {"steps": 2, "dialogues": 2, "structures": 3, "every": 2, "checks": 1, "warmup": 1, **more}
-    return stage.FusionTraining(str(folder), str(models / "sft"), str(models / "tiny"), **kept)
-
-
-def drawn(anatomies, seed: int = 0):
-    batch = make_batch(anatomies, (seed,), objective.ONE_REFERENCE, 3, 4, SIZE)
-    items = draw(batch, "segment", np.random.default_rng(seed))
-    assert len(batch.of) > 4 and len(items) > 1
-    return batch, items
 
 
 def copied(module):

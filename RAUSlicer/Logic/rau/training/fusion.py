@@ -1,8 +1,9 @@
 """`rau train fusion`: the VLM's `<Seg>` states learn to speak to SAM2 (RAU stage 3a; papers.md A3.5 to A3.7, A4).
 
-Learnt are the projector and the fusion (Eq. 6, 7), SAM2's mask decoder and the input embedding of `<Seg>`; the rest of
-the VLM and of SAM2 is frozen. Resumable in the same folder; each step draws its data from (seed, step) alone. Writes
-log.csv, validation.csv, curves.png, attention.png, state.safetensors, best.safetensors and the outcome, `fusion/`.
+Learnt are the projector and the fusion (Eq. 6, 7), with `two_way` RCMed's projection back (B2), SAM2's mask decoder
+and the input embedding of `<Seg>`; the rest of the VLM and of SAM2 is frozen. Resumable in the same folder; each step
+draws its data from (seed, step) alone. Writes log.csv, validation.csv, curves.png, attention.png, state.safetensors,
+best.safetensors and the outcome, `fusion/`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import nn
 from rau.errors import InputError
 from rau.sam.fusion import Fusion, FusionConfig
 from rau.sam.injection import Injection
+from rau.sam.two_way import TwoWay
 from rau.training import checkpoint
 from rau.training.batch import Batch, make_batch
 from rau.training.data import Mixture
@@ -43,12 +45,22 @@ from rau.training.objective import PROMPTED, loss_of
 from rau.training.precision import bfloat16
 from rau.training.schedule import Schedule
 from rau.training.sets import mixtures
+from rau.training.two_way_loss import Weights, two_way_loss
 from rau.vlm.evidence import draw_attention, slot_names, summary
 from rau.vlm.store import load_reasoner
 
 ENCODING = ("conv_s0", "conv_s1")  # of the mask decoder, what the image encoder uses: frozen with it
 PATHS = ("folder", "reasoner", "model", "data", "cache")  # of a machine: not in the outcome
-FIXED = ("width", "spatial_side", "injection", "train_decoder", "train_rows")  # settings that a resumed run keeps
+FIXED = (
+    "width",
+    "spatial_side",
+    "injection",
+    "train_decoder",
+    "train_rows",
+    "two_way",
+)  # settings that a resumed run keeps
+LOSSES = ("auto", "rau", "rcmed")
+SEE = "See `rau train fusion --help`"
 DRAWN = 24  # structures in attention.png
 
 
@@ -65,6 +77,9 @@ class FusionTraining:
     decoder_rate: of the decoder and the embedding. warmup: steps; cooldown: fraction of the run, at its end, over which
     the rates fall to 3 %. every: steps between validations, of `checks` batches a source. bf16: forward pass in
     bfloat16. anatomies: random anatomies in the pool; cache: where they are kept; nothing: in the run folder.
+    cpu_time: minutes are the processor's, of all threads. two_way: the states at the target's picture are added to
+    SAM2's image embedding: "released" as they come, "conditioned" read again after question and answer, or "off". loss:
+    "rau" (A3.7) or "rcmed" (B3), of which ce, bce, dice, boundary are the weights; "auto": "rcmed" if two-way.
     """
 
     folder: str
@@ -92,6 +107,25 @@ class FusionTraining:
     bf16: bool = False
     anatomies: int = 1200
     cache: str = ""
+    cpu_time: bool = False
+    two_way: str = "off"
+    loss: str = "auto"
+    ce: float = 1.0
+    bce: float = 0.5
+    dice: float = 2.0
+    boundary: float = 0.2
+
+    @property
+    def weights(self) -> Weights | None:
+        """Of RCMed's loss; None where RAU's is asked for. Raises InputError."""
+        if self.loss not in LOSSES:
+            raise InputError(f"No loss {self.loss!r}", f"Give one of {', '.join(LOSSES)}")
+        if self.loss == "rau" or (self.loss == "auto" and self.two_way == "off"):
+            return None
+        try:
+            return Weights(self.ce, self.bce, self.dice, self.boundary)
+        except ValueError as problem:
+            raise InputError(f"The settings do not fit: {problem}", SEE) from problem
 
 
 class Learner(nn.Module):
@@ -117,7 +151,8 @@ class Run:
 
     def __init__(self, settings: FusionTraining) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self.folder = settings, Path(settings.folder)
+        self.settings, self.folder, self.weights = settings, Path(settings.folder), settings.weights
+        self.clock = time.process_time if settings.cpu_time else time.perf_counter
         self.folder.mkdir(parents=True, exist_ok=True)
         self.state, self.best = self.folder / "state.safetensors", self.folder / "best.safetensors"
         folder = reasoner_folder(settings.reasoner)
@@ -136,10 +171,11 @@ class Run:
         s, sam = self.settings, self.segmenter.model
         widths = (int(self.loaded.reasoner.heads.config.hidden), int(sam.hidden_dim), int(sam.mem_dim))
         injection: Injection = s.injection  # type: ignore[assignment]
+        two_way: TwoWay = s.two_way  # type: ignore[assignment]
         try:
-            self.config = FusionConfig(*widths, s.width, s.spatial_side, injection)
+            self.config = FusionConfig(*widths, s.width, s.spatial_side, injection, two_way=two_way)
         except ValueError as problem:
-            raise InputError(f"The settings do not fit: {problem}", "See `rau train fusion --help`") from problem
+            raise InputError(f"The settings do not fit: {problem}", SEE) from problem
         row = Row(self.loaded.reasoner) if s.train_rows else None
         self.learner = Learner(Fusion(self.config), sam.sam_mask_decoder if s.train_decoder else None, row)
         self.optimiser = torch.optim.AdamW(self.learner.groups(s), s.rate, weight_decay=0.01)
@@ -147,7 +183,7 @@ class Run:
             self.progress = checkpoint.start(self.learner)
             return
         old = checkpoint.settings_of(self.state)
-        changed = [key for key in FIXED if old.get(key) != getattr(s, key)]
+        changed = [key for key in FIXED if old.get(key, getattr(FusionTraining, key)) != getattr(s, key)]
         changed += [key for key, value in self.fits.items() if old.get(key + "_sha256") != value]
         if changed:
             raise InputError(f"The run began with another {', '.join(changed)}", "Give the same, or another folder")
@@ -187,12 +223,12 @@ class Run:
         """The data of this step, asked and encoded; with a gradient only to the `<Seg>` embedding."""
         batch, items = self.drawn(source)
         with self.row_in_use(), torch.set_grad_enabled(self.learner.row is not None):
-            told = ask(self.loaded, batch, items)
+            told = ask(self.loaded, batch, items, self.config.two_way, self.weights is not None and self.weights.ce > 0)
         return see(self.segmenter, batch, told)
 
     def train_step(self, source: Mixture) -> float:
         """One step; gives the loss."""
-        begin, s = time.perf_counter(), self.settings
+        begin, s = self.clock(), self.settings
         rng = np.random.default_rng([s.seed, self.progress.step, 17])
         boxes, prompted, bare = rng.random(3) < (s.boxes, PROMPTED, s.bare)
         for group in self.optimiser.param_groups:
@@ -202,13 +238,16 @@ class Run:
             prompts = scene.prompts(int(rng.integers(2**62))) if prompted else None
             fusion = None if bare and s.train_decoder else self.learner.fusion
             masks = answer(self.segmenter, fusion, scene, bool(boxes), prompts).masks
-        loss = loss_of(masks, scene.truth, scene.present)
+        if self.weights is None:
+            loss = loss_of(masks, scene.truth, scene.present)
+        else:
+            loss = two_way_loss(masks, scene.truth, scene.present, scene.told.ce, self.weights)
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
         self.optimiser.step()
         self.progress.update(self.learner)
-        self.progress.seconds += time.perf_counter() - begin
+        self.progress.seconds += self.clock() - begin
         return loss.item()
 
     def validated(self, source: Mixture) -> dict[str, float]:
@@ -248,7 +287,8 @@ class Run:
     def _given(self, source: Mixture) -> Iterator[tuple[str, int, Scene]]:
         s = self.settings
         with torch.no_grad():
-            yield from scenes(self.loaded, self.segmenter, source, self.segmenter.size, s.checks, 8, s.structures)
+            size, told = self.segmenter.size, self.config.two_way
+            yield from scenes(self.loaded, self.segmenter, source, size, s.checks, 8, s.structures, told)
 
 
 def train(settings: FusionTraining) -> Iterator[dict[str, float]]:

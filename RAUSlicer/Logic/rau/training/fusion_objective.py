@@ -1,8 +1,8 @@
 """What fusion learns from a batch: the VLM is asked, its `<Seg>` states are fused with the memory, SAM2 decodes.
 
-RAU stage 3a (papers.md A4), Eq. 6 and 7, loss of A3.7. Row k is one structure everywhere (W3): its `<Seg>` state, its
-slots, its z, its mask. Axes: K structures of all dialogues, B dialogues, S pixels a side, H and C widths of the VLM and
-of SAM2, N slots.
+RAU stage 3a (papers.md A4), Eq. 6 and 7, loss of A3.7; RCMed's way back (B2, `rau.sam.two_way`). Row k is one
+structure everywhere (W3): its `<Seg>` state, its slots, its z, its field, its mask. Axes: K structures of all
+dialogues, B dialogues, S pixels a side, H and C widths of the VLM and of SAM2, N slots, G tokens a side of a picture.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from torch import nn
 from rau.sam.fusion import Fusion, collapsed, entropy_of, slots_of
 from rau.sam.pixels import normalise
 from rau.sam.segmenter import Features, Masks, Segmenter
+from rau.sam.two_way import TwoWay
 from rau.training.batch import Batch, make_batch
 from rau.training.data import Layout, Mixture
-from rau.training.items import Item, draw, shares_of
+from rau.training.items import Item, draw, labels_of, shares_of
 from rau.training.objective import dice_of
 from rau.training.prompts import prompts_for
 from rau.training.synthetic import Dice
-from rau.vlm.dialogue import encode
+from rau.training.vlm_objective import answer_loss
+from rau.vlm.again import read_twice, target_states
+from rau.vlm.dialogue import ABSENT, encode, token_of
 from rau.vlm.model import Reasoner
 from rau.vlm.store import Loaded
 
@@ -61,6 +64,7 @@ class Told:
     """What the VLM tells of K structures. rows: (K,) int64, row of the batch that structure k is; names: as asked.
 
     states: (K, H) at `<Seg>`. presence: (K,) logits. boxes: (K, 4) corners as fractions of the picture.
+    target: (K, G G, H) states at the target's tokens; None unless two-way. ce: cross-entropy of the answers, or None.
     """
 
     rows: torch.Tensor
@@ -68,6 +72,8 @@ class Told:
     states: torch.Tensor
     presence: torch.Tensor
     boxes: torch.Tensor
+    target: torch.Tensor | None = None
+    ce: torch.Tensor | None = None
 
 
 def rows_of(batch: Batch, items: Sequence[Item]) -> list[int]:
@@ -88,9 +94,10 @@ def rows_of(batch: Batch, items: Sequence[Item]) -> list[int]:
     return rows
 
 
-def ask(loaded: Loaded, batch: Batch, items: Sequence[Item]) -> Told:
+def ask(loaded: Loaded, batch: Batch, items: Sequence[Item], two_way: TwoWay = "off", with_ce: bool = False) -> Told:
     """One pass of the VLM over items of the task "segment", with a state of every structure (forced answers).
 
+    two_way "conditioned": the target's pictures are read twice. with_ce: absent structures should have been called so.
     The processor brings the pictures to the VLM's own size. Raises RuntimeError if states and structures differ.
     """
     encoded = encode(loaded.processor, [item.dialogue(forced=True) for item in items])
@@ -99,9 +106,16 @@ def ask(loaded: Loaded, batch: Batch, items: Sequence[Item]) -> Told:
         raise RuntimeError("states and structures are not the same")
     anchors = torch.tensor([one.anchor for one in structures]).view(-1, 4)
     shares = shares_of([one.reference for one in structures], loaded.cells)
-    cues = loaded.reasoner.cues(loaded.reasoner.read(encoded.inputs), encoded.spots, encoded.of, anchors, shares)
+    reasoner = loaded.reasoner
+    reading = read_twice(reasoner, encoded) if two_way == "conditioned" else reasoner.read(encoded.inputs)
+    cues = reasoner.cues(reading, encoded.spots, encoded.of, anchors, shares)
+    target, ce = target_states(reading, encoded.of, two_way), None
+    if with_ce:
+        here = torch.tensor([one.box is not None for one in structures], dtype=torch.bool)
+        labels = labels_of(encoded, here, token_of(loaded.processor.tokenizer, ABSENT))
+        ce = answer_loss(reasoner, reading, labels)
     rows, names = torch.tensor(rows_of(batch, items)), tuple(one.name for one in structures)
-    return Told(rows, names, cues.states, cues.presence.detach(), cues.boxes.detach())
+    return Told(rows, names, cues.states, cues.presence.detach(), cues.boxes.detach(), target, ce)
 
 
 @dataclass(frozen=True)
@@ -168,9 +182,8 @@ def answer(
         return Answer(segmenter.decode(scene.target, [memory], prompts=prompts, boxes=asked))
     slots = slots_of(scene.reference, scene.masks, memory, fusion.config.spatial_side)
     z, alpha = fusion(scene.told.states, slots)
-    masks = segmenter.decode(
-        scene.target, [memory], prompts=prompts, tokens=z, boxes=asked, injection=fusion.config.injection
-    )
+    told = {"tokens": z, "fields": fusion.fields(scene.told.target), "injection": fusion.config.injection}
+    masks = segmenter.decode(scene.target, [memory], prompts=prompts, boxes=asked, **told)
     return Answer(masks, alpha, slots.mask)
 
 
@@ -198,7 +211,14 @@ class Scores:
 
 
 def scenes(
-    loaded: Loaded, segmenter: Segmenter, source: Mixture, size: int, batches: int, dialogues: int, structures: int
+    loaded: Loaded,
+    segmenter: Segmenter,
+    source: Mixture,
+    size: int,
+    batches: int,
+    dialogues: int,
+    structures: int,
+    two_way: TwoWay = "off",
 ) -> Iterator[tuple[str, int, Scene]]:
     """Source, number, scene: the same at every validation. Targets lack structures as often as in SFT's validation."""
     for name, _, one in source.sources:
@@ -207,7 +227,7 @@ def scenes(
             batch = make_batch(one, (78, i), ONE_REFERENCE, dialogues, structures, size)
             items = draw(batch, "segment", np.random.default_rng(i))
             if items:
-                yield name, i, see(segmenter, batch, ask(loaded, batch, items))
+                yield name, i, see(segmenter, batch, ask(loaded, batch, items, two_way))
         one.removal = kept
 
 

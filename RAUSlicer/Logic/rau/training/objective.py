@@ -97,11 +97,16 @@ def loss_of(masks: Masks, truth: torch.Tensor, present: torch.Tensor, gate_weigh
         return gate + 0 * masks.logits.sum() + 0 * masks.iou.sum()
     logits, truth = logits[present], truth[present]
     mask = 5 * F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice_of(logits.sigmoid(), truth).mean()
+    return mask + gate_weight * gate + 0.5 * iou_error(masks.iou[present], logits, truth)
+
+
+def iou_error(told: torch.Tensor, logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Mean distance of the IoU that SAM2 tells of its masks from the true one. told: (K,); the others: (K, 1, S, S)."""
     with torch.no_grad():
         hard = (logits > 0).float()
         both = (hard * truth).flatten(1).sum(1)
         iou = both / (hard.flatten(1).sum(1) + truth.flatten(1).sum(1) - both).clamp(min=1)
-    return mask + gate_weight * gate + 0.5 * F.l1_loss(masks.iou[present], iou)
+    return F.l1_loss(told, iou)
 
 
 def agreement(masks: Masks, truth: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
