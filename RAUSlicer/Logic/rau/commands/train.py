@@ -69,6 +69,7 @@ def later(name: str, settings: str, summary: str) -> None:
 later("sft", "SftTraining", "The VLM learns to label, to box and to say where each structure lies")
 later("grpo", "GrpoTraining", "The VLM learns from how good its own answers are")
 later("fusion", "FusionTraining", "The states of the VLM learn to speak to SAM2's decoder")
+later("adapter", "AdapterTraining", "A small file of what a site's accepted cases teach, if that helps")
 
 
 @app.command()
@@ -79,7 +80,7 @@ def pack(
     encoder: Annotated[Path | None, typer.Option(help="Run of `rau train encoder`, or a model folder")] = None,
     vlm: Annotated[Path | None, typer.Option(help="Run of `rau train sft` or grpo")] = None,
     fusion: Annotated[Path | None, typer.Option(help="Run of `rau train fusion` with that VLM")] = None,
-    uses: Annotated[str, typer.Option(help="What the default makes of the VLM: of presence,boxes,fusion")] = "",
+    uses: Annotated[str, typer.Option(help="What the default makes of the VLM: of presence,boxes,fusion,two-way")] = "",
     threshold: Annotated[float, typer.Option(help="Presence from which a structure is there, 0 to 1")] = 0.5,
     licence: Annotated[str, typer.Option(help="Licence of the weights")] = "Apache-2.0",
 ) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rau.errors import ModelError
 
@@ -47,17 +47,25 @@ class EncoderPart(BaseModel):
 class VlmPart(BaseModel):
     """Qwen2.5-VL with its heads in a folder of its own (`rau.vlm.store`), and what the default makes of its cues.
 
-    uses: those that were measured to help; "presence" gates, "boxes" and "fusion" prompt the segmenter.
+    uses: those that were measured to help; "presence" gates, "boxes" and "fusion" prompt the segmenter, "two-way"
+    (with "fusion", of a fusion trained so) adds to its image embedding.
     fusion: arguments of `rau.sam.fusion.FusionConfig`, weights in `fusion_file` (those of SAM2's decoder with it).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Literal["vlm"] = "vlm"
-    uses: tuple[Literal["presence", "boxes", "fusion"], ...] = ()
+    uses: tuple[Literal["presence", "boxes", "fusion", "two-way"], ...] = ()
     presence_threshold: float = Field(0.5, ge=0.0, le=1.0)
     fusion: dict[str, Any] | None = None
     fusion_file: str = "fusion.safetensors"
+
+    @model_validator(mode="after")
+    def _two_way_needs_a_fusion_trained_so(self) -> VlmPart:
+        trained = (self.fusion or {}).get("two_way", "off") != "off"
+        if "two-way" in self.uses and not (trained and "fusion" in self.uses):
+            raise ValueError("two-way is of use only with a fusion that was trained two-way")
+        return self
 
 
 class Manifest(BaseModel):

@@ -26,6 +26,12 @@ class Hints:
     tokens: Mapping[int, np.ndarray]
     fields: Mapping[int, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What there is of it, by the names of the uses of the VLM."""
+        told = {"boxes": self.boxes, "fusion": self.tokens, "two-way": self.fields}
+        return tuple(name for name, known in told.items() if known)
+
 
 @dataclass(frozen=True)
 class Hinted:

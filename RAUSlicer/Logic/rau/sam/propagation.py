@@ -50,7 +50,7 @@ class SliceMasks:
 
     Rows are the structures that a reference shows near this slice; the others are taken as absent. neighbours: how many
     target slices were in memory. prompted: whether the network was told where an expert expects the structures. hinted:
-    what the VLM told it, "boxes", "fusion". beyond: (K',), see `beyond`; empty: not known.
+    what the VLM told it, see `Hints.parts`. beyond: (K',), see `beyond`; empty: not known.
     """
 
     index: int
@@ -251,9 +251,9 @@ def segment_slice(
         iou = masks.iou.clamp(0, 1).cpu().numpy()
     if masks.memory is not None:
         direction.push(Done(features, tuple(asked), masks.memory))
-    parts = (*(["boxes"] if hints and hints.boxes else []), *(["fusion"] if hints and hints.tokens else []))
+    parts = hints.parts if hints is not None else ()
     past = np.array([beyond(matches, t, value) for value in asked])
-    known = (len(neighbours), prompts is not None, tuple(parts), past)
+    known = (len(neighbours), prompts is not None, parts, past)
     return SliceMasks(t, tuple(asked), probability, presence, iou, *found, *known)
 
 

@@ -66,9 +66,11 @@ def vlm_runs(reasoner: Path | None, fusion: Path | None, uses: str, threshold: f
         if fusion is not None or wanted:
             raise InputError("Without a VLM there is nothing to fuse or to use", "Give --vlm too")
         return None
-    known = ("presence", "boxes", *(("fusion",) if fusion is not None else ()))
+    known = ("presence", "boxes", *(("fusion", "two-way") if fusion is not None else ()))
     if set(wanted) - set(known):
         raise InputError(f"{uses!r} cannot be made use of", f"Give some of {', '.join(known)}")
+    if "two-way" in wanted and "fusion" not in wanted:
+        raise InputError("Two-way is no use without fusion", "Give fusion,two-way")
     return VlmRuns(reasoner, fusion, wanted, threshold)
 
 
@@ -137,6 +139,8 @@ def pack_vlm(runs: VlmRuns, folder: Path, part: dict[str, Any], weights: dict[st
         fused = load_fusion(runs.fusion / "fusion")
         if fused.record["fits"]["reasoner"] != checksums_of(source):
             raise InputError("The fusion was trained with another reasoner", "Train it again with this one")
+        if "two-way" in runs.uses and fused.fusion.config.two_way == "off":
+            raise InputError("The fusion was not trained two-way", "Train one with --two-way, or leave that use out")
         part["fusion"] = fused.record["fusion"]
         weights["fusion.safetensors"] = {**fused.fusion.state_dict(), **fused.decoder}
         if fused.row is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,15 @@ class Reasoning:
     @property
     def all_uses(self) -> tuple[str, ...]:
         """Everything that the cues can be made use of for."""
-        return ("presence", "boxes", *(("fusion",) if self.fusion is not None else ()))
+        fusion = self.fusion
+        if fusion is None:
+            return ("presence", "boxes")
+        return ("presence", "boxes", "fusion", *(("two-way",) if fusion.config.two_way != "off" else ()))
+
+    def two_way(self, uses: Sequence[str]) -> str:
+        """Which states of the target are needed for these uses, see `rau.sam.two_way`."""
+        wanted = self.fusion is not None and {"fusion", "two-way"} <= set(uses)
+        return str(self.fusion.config.two_way) if wanted and self.fusion is not None else "off"
 
 
 def load_reasoning(folder: ModelFolder, segmenter: Segmenter, device: str) -> Reasoning | None:

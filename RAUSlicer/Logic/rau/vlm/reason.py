@@ -1,13 +1,13 @@
 """The VLM asked at the key slices of a target; what it said, at every slice.
 
-Key slices are asked alone: between two of them presence, box and mask are interpolated, the fused token is the nearer
-one's. The reference slice is the one that goes into SAM2's memory there.
+Key slices are asked alone: between two of them presence, box, mask and field are interpolated, the fused token is the
+nearer one's. The reference slice is the one that goes into SAM2's memory there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,8 @@ class CaseCues:
     """What the VLM said of a target. axis: canonical, across which its slices were cut; slices: how many.
 
     cues: value -> key slice -> cue. tokens: alike, (C,) fused tokens. uses: what of it is made use of. attention: of
-    each key slice, what `rau.vlm.evidence.summary` says of the slots that the states attended to.
+    each key slice, what `rau.vlm.evidence.summary` says of the slots that the states attended to. fields: as tokens,
+    (C, G, G) of `rau.sam.two_way`.
     """
 
     axis: int
@@ -39,6 +40,7 @@ class CaseCues:
     uses: tuple[str, ...]
     threshold: float
     attention: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    fields: Mapping[int, Mapping[int, np.ndarray]] = field(default_factory=dict)
 
     def report(self, names: Mapping[int, str], place: Callable[[int, int], tuple[int, int]]) -> dict[str, Any]:
         """Ready for JSON: presence, box (fractions of the square picture) and score of each structure at the key
@@ -57,13 +59,11 @@ class CaseCues:
     def at(self, value: int, t: int) -> Cue | None:
         """The cue of a structure in slice t: a key slice's own, or of the two about it; None beyond them."""
         known = self.cues.get(value, {})
-        if t in known:
-            return known[t]
-        before, after = [k for k in known if k < t], [k for k in known if k > t]
-        if not before or not after:
+        about = around(known, t)
+        if about is None:
             return None
-        first, second = max(before), min(after)
-        return between(known[first], known[second], (t - first) / (second - first))
+        first, second, share = about
+        return known[first] if first == second else between(known[first], known[second], share)
 
     def gate(self, value: int) -> np.ndarray | None:
         """(T,) in 0 to 1: how much of a structure is believed in each slice; None where presence is not made use of.
@@ -85,11 +85,34 @@ class CaseCues:
         tokens = (
             {value: self._token(value, t) for value in here if value in self.tokens} if "fusion" in self.uses else {}
         )
-        return Hints(boxes, tokens) if boxes or tokens else None
+        fields = {value: one for value in tokens if (one := self._field(value, t)) is not None}
+        return Hints(boxes, tokens, fields) if boxes or tokens else None
 
     def _token(self, value: int, t: int) -> np.ndarray:
         known = self.tokens[value]
         return known[min(known, key=lambda key: (abs(key - t), key))]
+
+    def _field(self, value: int, t: int) -> np.ndarray | None:
+        """A field belongs to places: between two key slices it is between their fields."""
+        known = self.fields.get(value, {})
+        about = around(known, t)
+        if about is None:
+            return None
+        first, second, share = about
+        mixed: np.ndarray = ((1 - share) * known[first] + share * known[second]).astype(np.float32)
+        return mixed
+
+
+def around(keys: Iterable[int], t: int) -> tuple[int, int, float] | None:
+    """The key slices before and after t, and how far t is from the first to the second, 0 to 1; None beyond them.
+
+    A key slice is about itself.
+    """
+    before, after = [k for k in keys if k <= t], [k for k in keys if k >= t]
+    if not before or not after:
+        return None
+    first, second = max(before), min(after)
+    return first, second, (t - first) / max(1, second - first)
 
 
 def keys_of(plane: CasePlane) -> list[tuple[int, Match, int]]:
@@ -115,17 +138,20 @@ def reason(case: Case, reasoning: Reasoning, uses: Sequence[str], go_on: Callabl
     names = unique({one.value: one.name for one in case.structures})
     cues: dict[int, dict[int, Cue]] = {}
     tokens: dict[int, dict[int, np.ndarray]] = {}
+    fields: dict[int, dict[int, np.ndarray]] = {}
     attention: dict[int, dict[str, Any]] = {}
+    two_way = reasoning.two_way(uses)
     for t, match, index in keys_of(plane):
         go_on()
-        found = ask(plane, t, match, index, names, reasoning)
+        found = ask(plane, t, match, index, names, reasoning, two_way)
         for value, cue in found.items():
-            cues.setdefault(value, {})[t] = cue
+            cues.setdefault(value, {})[t] = replace(cue, target=None)
         if "fusion" in uses and reasoning.fusion is not None:
-            fused, attention[t] = tokens_of(match, index, found, names, reasoning)
-            for value, token in fused.items():
-                tokens.setdefault(value, {})[t] = token
-    told = tuple(uses), reasoning.threshold, attention
+            fused, seen, attention[t] = tokens_of(match, index, found, names, reasoning)
+            for kept, made in ((tokens, fused), (fields, seen)):
+                for value, one in made.items():
+                    kept.setdefault(value, {})[t] = one
+    told = tuple(uses), reasoning.threshold, attention, fields
     return CaseCues(plane.images.axis, len(plane.images), cues, tokens, *told)
 
 
@@ -143,7 +169,13 @@ def unique(names: Mapping[int, str]) -> dict[int, str]:
 
 
 def ask(
-    plane: CasePlane, t: int, match: Match, index: int, names: Mapping[int, str], reasoning: Reasoning
+    plane: CasePlane,
+    t: int,
+    match: Match,
+    index: int,
+    names: Mapping[int, str],
+    reasoning: Reasoning,
+    two_way: str = "off",
 ) -> dict[int, Cue]:
     """The cues of slice t for the structures that reference slice `index` shows."""
     from rau.sam.pixels import masks_to_square, to_square
@@ -155,26 +187,31 @@ def ask(
     shown = {names[value]: mask[0].numpy() > 0.5 for value, mask in zip(here, masks)}
     reference = picture(to_square(images[index][None], images.frame, size)[0].numpy())
     target = picture(to_square(plane.images[t][None], plane.images.frame, size)[0].numpy())
-    found = reasoning.locator.locate(reference, shown, target)
+    found = reasoning.locator.locate(reference, shown, target, two_way)
     return {value: found[names[value]] for value in here}
 
 
 def tokens_of(
     match: Match, index: int, cues: Mapping[int, Cue], names: Mapping[int, str], reasoning: Reasoning
-) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
-    """(C,) of each structure: its `<Seg>` state, projected, over the slots of the reference (RAU Eq. 6, 7); and what it
-    attended to.
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], dict[str, Any]]:
+    """(C,) of each structure: its `<Seg>` state, projected, over the slots of the reference (RAU Eq. 6, 7); (C, G, G):
+    its states at the target's tokens, projected (RCMed), none where it has none; and what the first attended to.
     """
     import torch
 
     from rau.vlm.evidence import slot_names, summary
 
     if reasoning.fusion is None or reasoning.segmenter is None or not cues:
-        return {}, {}
+        return {}, {}, {}
     values, side = list(cues), reasoning.fusion.config.spatial_side
     with torch.inference_mode():
         slots = match.reference.slots(reasoning.segmenter, index, values, side)
         states = torch.from_numpy(np.stack([cues[value].state for value in values]))
         fused, alpha = reasoning.fusion(states.to(reasoning.segmenter.device), slots)
         seen = summary(alpha, [names[value] for value in values], slot_names(1, side), slots.mask)
-    return dict(zip(values, fused.cpu().numpy())), seen
+        targets = [one for value in values if (one := cues[value].target) is not None]
+        fields: dict[int, np.ndarray] = {}
+        if len(targets) == len(values):
+            made = reasoning.fusion.fields(torch.from_numpy(np.stack(targets)).to(reasoning.segmenter.device))
+            fields = {} if made is None else dict(zip(values, made.cpu().numpy()))
+    return dict(zip(values, fused.cpu().numpy())), fields, seen
