@@ -178,12 +178,13 @@ class Worker:
         self.send(protocol.Done(job=request.job, report=found.report()))
 
     def serve(self, request: protocol.Service) -> None:
-        """What is done with a result; see `rau.worker.services`."""
+        """What comes before a run and what is done with a result; see `rau.worker.services`."""
         from rau.worker.services import answer
 
         folder, job = self._folder(request), Job(self, request.job)
         job.check()
-        self.send(protocol.Done(job=request.job, report=answer(folder, request, lambda line: job.note((line,)))))
+        told = answer(folder, request, lambda line: job.note((line,)), lambda settings: self._engine(settings, job))
+        self.send(protocol.Done(job=request.job, report=told))
 
     def _folder(self, request: protocol.SegmentJob | protocol.Service) -> Path:
         if self.folder is None:

@@ -1,8 +1,9 @@
 """The messages of the worker, version 1: one JSON object a line, arrays as `.npy` files in a private folder.
 
-To the worker: hello, cancel, quit, and the jobs: segment, and what is done with a result (bank_list, accept, export,
-describe, page; see `rau.worker.services`). From it: ready, then for each job stage, slice, warning and, last, exactly
-one of done, cancelled, error. An error without a job concerns a message that could not be understood.
+To the worker: hello, cancel, quit, and the jobs: segment, what comes before it (bank_list, match) and what is done with
+a result (accept, export, describe, page; see `rau.worker.services`). From it: ready, then for each job stage, slice,
+warning and, last, exactly one of done, cancelled, error. An error without a job concerns a message that could not be
+understood.
 """
 
 from __future__ import annotations
@@ -133,6 +134,19 @@ class BankList(Message):
     bank: str = Field(min_length=1, max_length=4096)
 
 
+class Match(Message):
+    """How much references look like the target, without segmenting. Done: {"references": [similarity], "bank": [{"id",
+    "similarity", "doubts"}]}; similarity: 0 to 1, see `rau.worker.matching`; null: it cannot be told. settings: of the
+    run to come: its structures and model."""
+
+    op: Literal["match"] = "match"
+    job: int
+    target: ImageMessage
+    references: tuple[ImageMessage, ...] = ()
+    bank: str = Field("", max_length=4096)
+    settings: SegmentSettings = SegmentSettings()
+
+
 class Accept(Message):
     """Keep a corrected case in a bank, which is made when there is none. provenance: of the run that it came from;
     empty: nothing is known. Done: {"id", "label", "known", "structures"}; known: it was in the bank already."""
@@ -207,7 +221,7 @@ class Quit(Message):
     op: Literal["quit"] = "quit"
 
 
-Service = BankList | Accept | Export | Describe | Page
+Service = BankList | Match | Accept | Export | Describe | Page
 Request = Hello | SegmentJob | Service | Cancel | Quit
 _requests: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
 

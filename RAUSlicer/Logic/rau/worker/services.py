@@ -1,6 +1,7 @@
-"""What the worker does with a result: keep it in a bank, list a bank, write files and a report, describe.
+"""What the worker does but segment: list a bank, hold references against a target; keep a result in a bank, write files
+and a report of it, describe it.
 
-Every answer is a dictionary ready for JSON. Nothing here needs a model. Paths are those that the user gave; the name of
+Every answer is a dictionary ready for JSON. Only `match` needs a model. Paths are those that the user gave; the name of
 a volume is not written anywhere.
 """
 
@@ -9,23 +10,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rau.errors import InputError
 from rau.references.reference import Reference
+from rau.settings import SegmentSettings
 from rau.volume.labels import whole_labels
 from rau.volume.volume import LabelMap, Volume
 from rau.worker import protocol
 from rau.worker.arrays import open_array, open_reference
+from rau.worker.matching import matched, plane_of
+
+if TYPE_CHECKING:
+    from rau.models.engine import Engine
 
 Tell = Callable[[str], None]
 MOST_ENTRIES = 2000  # that a list of a bank names
 
 
-def answer(folder: Path, request: protocol.Service, tell: Tell) -> dict[str, Any]:
-    """The report of a job. folder: with its arrays. tell: takes what the user should know. Raises RauError."""
+def answer(
+    folder: Path, request: protocol.Service, tell: Tell, engine: Callable[[SegmentSettings], Engine]
+) -> dict[str, Any]:
+    """The report of a job. folder: with its arrays. tell: takes what the user should know. engine: loads the model, for
+    what needs one. Raises RauError."""
     if isinstance(request, protocol.BankList):
         return listed(request, tell)
+    if isinstance(request, protocol.Match):
+        return matched(folder, request, engine(request.settings), tell)
     if isinstance(request, protocol.Accept):
         return accepted(folder, request, tell)
     if isinstance(request, protocol.Export):
@@ -61,6 +72,7 @@ def _row(bank: Any, entry: Any) -> dict[str, Any]:
         **told,
         "shape": list(entry.shape),
         "spacing": spacing,
+        "plane": plane_of(entry.geometry),
         "structures": structures,
         "how": entry.provenance.how,
         "thumbnail": thumbnail,
