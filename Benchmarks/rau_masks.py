@@ -38,12 +38,13 @@ class Speaker:
 
     def told(self, batch: Any, items: Sequence[Item]) -> Any:
         """What the VLM tells of the structures."""
+        two_way = self.fusion.config.two_way if self.fusion is not None else "off"
         if self.row is None:
-            return ask(self.loaded, batch, items)
+            return ask(self.loaded, batch, items, two_way)
         row = Row(self.loaded.reasoner)
         row.weight.data.copy_(self.row)
         with row.used_by(self.loaded.reasoner):
-            return ask(self.loaded, batch, items)
+            return ask(self.loaded, batch, items, two_way)
 
 
 def trained_fusion(run: Path, reasoners: Sequence[Path], model: str) -> Speaker:
