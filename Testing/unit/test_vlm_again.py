@@ -53,16 +53,17 @@ def test_each_structure_has_states_at_the_tokens_of_the_target(loaded):
     assert min(apart) > 1e-3, "read again, each has its own"
 
 
+def before(encoded, places):
+    """(B, L) bool: the tokens before the target."""
+    at = torch.arange(encoded.inputs["input_ids"].shape[1])[None]
+    return (at < places[:, :1]) & encoded.inputs["attention_mask"].bool()
+
+
 def test_with_nothing_more_to_see_the_second_reading_is_the_first(loaded, monkeypatch):
     """The same places, the same neighbours, the same order: only question and answer make the difference."""
-
-    def before_alone(encoded, places):
-        at = torch.arange(encoded.inputs["input_ids"].shape[1])[None]
-        return ((at < places[:, :1]) & encoded.inputs["attention_mask"].bool())[encoded.of]
-
     released, conditioned = states(loaded, dialogue(), dialogue(NAMES[:1], 5))
     assert (released - conditioned).abs().mean() > 1e-3
-    monkeypatch.setattr(again, "seen_before", before_alone)
+    monkeypatch.setattr(again, "seen_before", lambda encoded, places: before(encoded, places)[encoded.of])
     released, conditioned = states(loaded, dialogue(), dialogue(NAMES[:1], 5))
     assert torch.allclose(released, conditioned, atol=1e-5)
 
@@ -116,6 +117,21 @@ def test_the_second_reading_teaches_the_embedding_of_the_state_token(loaded):
     (conditioned,) = torch.autograd.grad(reading.again.square().mean(), row.weight)
     assert not released.any(), "as they come, the states know nothing of it"
     assert conditioned.abs().sum() > 0
+
+
+def test_a_large_reasoner_with_adapters_reads_again_too(tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    from large_side import HIDDEN, SIDE, dialogue, settings_of, write_base
+
+    from rau.vlm.large import load_large
+
+    large = load_large(settings_of(write_base(tmp_path / "qwen")))
+    released, conditioned = states(large, dialogue())
+    assert released.shape == conditioned.shape == (2, (SIDE // 28) ** 2, HIDDEN) and released.dtype == torch.float32
+    assert (conditioned[0] - conditioned[1]).abs().amax() > 1e-3
+    monkeypatch.setattr(again, "seen_before", lambda encoded, places: before(encoded, places)[encoded.of])
+    released, conditioned = states(large, dialogue())
+    assert torch.allclose(released, conditioned, atol=0.05), "the same up to the rounding of bfloat16"
 
 
 @pytest.mark.parametrize("two_way", ["released", "conditioned"])

@@ -72,10 +72,9 @@ def states_again(reasoner: Reasoner, encoded: Encoded, embedded: torch.Tensor, k
     states = DynamicCache()
     for number, layer in enumerate(kept.layers):
         states.update(layer.keys[of], layer.values[of], number)
-    words = base.get_input_embeddings().weight.dtype
-    out = base.language_model(
-        inputs_embeds=embedded[of].to(words), position_ids=own[:, of], attention_mask=mask, cache=states, use_cache=True
-    )
+    kind = base.language_model.norm.weight.dtype  # quantised bases too keep this layer as it was
+    told = {"position_ids": own[:, of], "attention_mask": mask, "cache": states, "use_cache": True}
+    out = base.language_model(inputs_embeds=embedded[of].to(kind), **told)
     return out.last_hidden_state.float()
 
 
