@@ -22,7 +22,7 @@ _LOGIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Logic")
 if _LOGIC not in sys.path:
     sys.path.insert(0, _LOGIC)
 
-from RAUSlicerLib import preflight, preflight_words, sample_data, settings, wording  # noqa: E402
+from RAUSlicerLib import sample_data, settings, shortcuts, wording  # noqa: E402
 from RAUSlicerLib.bank_panel import BankPanel  # noqa: E402
 from RAUSlicerLib.choice_boxes import ChoiceBoxes  # noqa: E402
 from RAUSlicerLib.context import Context  # noqa: E402
@@ -30,10 +30,12 @@ from RAUSlicerLib.corrections_panel import CorrectionsPanel  # noqa: E402
 from RAUSlicerLib.environment_box import EnvironmentBox  # noqa: E402
 from RAUSlicerLib.inputs import ReferenceNodes, structures_of  # noqa: E402
 from RAUSlicerLib.keep_panel import KeepPanel  # noqa: E402
+from RAUSlicerLib.match_panel import MatchPanel  # noqa: E402
 from RAUSlicerLib.message_area import MessageArea  # noqa: E402
 from RAUSlicerLib.preflight_box import PreflightBox  # noqa: E402
 from RAUSlicerLib.problems import Problem  # noqa: E402
 from RAUSlicerLib.qt_process import later  # noqa: E402
+from RAUSlicerLib.readiness import Readiness  # noqa: E402
 from RAUSlicerLib.reference_rows import ReferenceRows  # noqa: E402
 from RAUSlicerLib.remote_box import RemoteBox  # noqa: E402
 from RAUSlicerLib.result_panel import ResultPanel  # noqa: E402
@@ -55,8 +57,10 @@ class RAUSlicer(ScriptedLoadableModule):
         parent.contributors = ["The RAUSlicer developers"]
         parent.helpText = _(
             "Segments a volume from one or several reference volumes that carry a segmentation already. "
+            "For CT, MR, ultrasound, X-ray and pictures; target and reference should be of the same kind. "
             "Everything runs on this computer. For research, not for clinical use."
         )
+        parent.helpText += "<p>" + "<br>".join([_("Keyboard shortcuts:"), *shortcuts.listed()]) + "</p>"
         parent.acknowledgementText = _("SAM2 (Meta), DINOv2 (Meta), after RAU and RCMed.")
         icons = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Resources", "Icons")
         slicer.app.connect("startupCompleted()", lambda: sample_data.register(icons))
@@ -101,7 +105,6 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._updating = False
         self._updateAsked = False
         self._entered = False
-        self._readiness = None
 
     # -- life cycle
     def setup(self):
@@ -116,7 +119,6 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.structures = StructureList(self.ui.structuresTree, self._onStructures)
         self.message = MessageArea(self.ui.messageFrame, self.ui.messageSign, self.ui.messageLabel)
         self.environment = EnvironmentBox(self.ui.environmentSection, self.logic.client.stop, self._askUpdate)
-        self.preflight = PreflightBox(self.ui.preflightSection)
         self.remote = RemoteBox(self.ui.remoteSection, self._onRemote)
         self.view = RunView(self.ui, self.references)
         self.context = Context(
@@ -132,8 +134,11 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.tryIt = TryIt(self.context)
         self.result = ResultPanel(self.context)
         self.bank = BankPanel(self.context, self._askUpdate)
+        self.match = MatchPanel(self.context, self.references, self.bank)
         self.keep = KeepPanel(self.context, self.result, self.bank)
         self.corrections = CorrectionsPanel(self.context, self.result, self._start)
+        boxes = (self.references, self.structures, self.bank, PreflightBox(self.ui.preflightSection), self.remote)
+        self.readiness = Readiness(self.context, self._chosen, *boxes)
         self.view.show_idle()
         self.view.show_worker("stopped")
         self.logic.client.on_state = lambda state: self.view.show_worker(state, self.logic.client.ready)
@@ -155,9 +160,24 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ):
             getattr(self.ui, name).connect("clicked(bool)", lambda checked=False, f=function: f())
         self.ui.pythonEdit.connect("currentPathChanged(QString)", self._onPython)
+        for name in ("next", "right", "propagate", "accept"):
+            widget = getattr(self.ui, f"{name}Button")
+            widget.toolTip = shortcuts.tip(widget.toolTip, name)
+        self.shortcuts = shortcuts.Shortcuts(
+            self.parent,
+            {
+                "run": lambda: self.logic.busy() or self.ui.segmentButton.click(),
+                "cancel": self.logic.cancel,
+                "next": self.result.next_slice,
+                "right": self.ui.rightButton.click,
+                "propagate": self.ui.propagateButton.click,
+                "accept": self.ui.acceptButton.click,
+            },
+        )
 
     def cleanup(self):
         slicer.app.disconnect("aboutToQuit()", self._onQuit)
+        self.shortcuts.close()
         self.tryIt.forget()
         self.logic.close()
         self.environment.close()
@@ -183,6 +203,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.message.show(None)
         self.view.show_idle()
         self.bank.forget()
+        self.match.forget()
         if self._entered:
             self.initializeParameterNode()
 
@@ -249,8 +270,8 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.bank.show()
             if not self.logic.busy():
                 self._showReferences()
-                self._showReadiness()
-                self._showPreflight()
+                self.match.show()
+                self.readiness.show()
             self.result.show()
             self.keep.show()
             self.corrections.show()
@@ -273,38 +294,6 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _chosen(self):
         pairs = zip(self._parameterNode.referenceVolumes, self._parameterNode.referenceSegmentations)
         return [ReferenceNodes(volume, seg) for volume, seg in pairs if volume is not None and seg is not None]
-
-    def _problem(self):
-        """Why the run cannot start; None when it can."""
-        node = self._parameterNode
-        try:
-            preflight.check(
-                self._chosen(),
-                node.targetVolume,
-                self.structures.wanted(),
-                node.outputSegmentation,
-                self.references.unfinished(),
-                self.bank.choice(),
-            )
-            self.logic.launch_of_run(self.ui.pythonEdit.currentPath, self.bank.choice())
-        except Problem as problem:
-            return problem
-        return None
-
-    def _showReadiness(self):
-        problem = self._problem()
-        self.ui.segmentButton.enabled = problem is None
-        self.ui.segmentButton.toolTip = str(problem) if problem else _("Segment the target from the references")
-        notice, before = wording.problem_notice(problem) if problem else None, self._readiness
-        self._readiness = notice
-        if self.message.notice in (None, before) or (notice is not None and notice != before):
-            self.message.show(notice)
-
-    def _showPreflight(self):
-        node, ready = self._parameterNode, str(self.logic.client.ready.get("device", ""))
-        machine = preflight_words.Machine(self.remote.host(), node.device, ready, self.preflight.gpu)
-        chosen = (node.model, node.modelFolder, node.planes)
-        self.preflight.show(preflight_words.lines(self._chosen(), node.targetVolume, machine, *chosen))
 
     # -- the run
     def onSegmentButton(self):

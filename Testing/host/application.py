@@ -144,6 +144,7 @@ def _application(scene: Any, logic: Any, scratch: str, keep: tuple[Any, ...]) ->
         pauseRender=lambda: None,
         resumeRender=lambda: None,
         testingEnabled=lambda: True,
+        topLevelWidgets=lambda: [],  # there is no main window
         temporaryPath=scratch,
         userSettings=lambda: user_settings,
         connect=signals.connect,

@@ -22,7 +22,7 @@ class qMRMLWidget(qt.QWidget):
 
 
 class ctkCollapsibleButton(qt.QWidget):
-    """A header that folds what lies below it."""
+    """A header that folds what lies below it: no room is left for it. What is hidden on purpose stays so, as in CTK."""
 
     contentsCollapsedChanged = Signal(bool)
     HEADER = 26
@@ -42,20 +42,9 @@ class ctkCollapsibleButton(qt.QWidget):
     def resizeEvent(self, event: Any) -> None:
         self._header.setGeometry(0, 0, self.width, self.HEADER)
 
-    def childEvent(self, event: Any) -> None:
-        super().childEvent(event)
-        if self._closed:
-            self._show_children()
-
     def _refresh(self) -> None:
         self._header.setText(("\u25b8 " if self._closed else "\u25be ") + self._title)
         self.setMaximumHeight(self.HEADER if self._closed else 16777215)
-        self._show_children()
-
-    def _show_children(self) -> None:
-        for child in self.children():
-            if child is not self._header and child.isWidgetType():
-                child.setVisible(not self._closed)
 
     def _fold(self, closed: bool) -> None:
         changed, self._closed = closed != self._closed, closed

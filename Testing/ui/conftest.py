@@ -110,6 +110,14 @@ def picture(host: Any) -> Callable[[str, Any], None]:
 
 
 @pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """A folder of wheels for the set-up."""
+    import wheel_folder
+
+    return wheel_folder.make(tmp_path / "wheels")
+
+
+@pytest.fixture
 def copying(chosen: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Let the panel's worker be `copying_worker.py`; the folder in which it keeps what it was asked."""
     from RAUSlicerLib import environment

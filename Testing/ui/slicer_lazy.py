@@ -16,3 +16,8 @@ def qt() -> Any:
 
 def vtk() -> Any:
     return importlib.import_module("vtk")
+
+
+def module(name: str) -> Any:
+    """A module file that the host has loaded."""
+    return importlib.import_module(name)

@@ -120,7 +120,7 @@ def tick(panel: Any, index: int, on: bool = True) -> None:
     panel.ui.bankTree.topLevelItem(index).setCheckState(0, state)
 
 
-def test_the_next_run_starts_from_the_bank(host: Any, accepting: Any, case: Any, copying: Path, picture: Any) -> None:
+def test_the_next_run_starts_from_the_bank(host: Any, accepting: Any, case: Any, copying: Path) -> None:
     """From an empty panel: choose the bank, tick what was accepted, segment; no reference is in the scene."""
     panel = accepting
     panel.ui.titleEdit.text = "Upper abdomen"
@@ -137,7 +137,7 @@ def test_the_next_run_starts_from_the_bank(host: Any, accepting: Any, case: Any,
     assert host.spin(lambda: panel.ui.bankTree.topLevelItemCount == 1, 60), said(panel)
     settle(host)
     (row,) = rows(panel.ui.bankTree)
-    assert row[:2] == ["Upper abdomen", "CT"] and row[2].endswith("mm")
+    assert row[:2] == ["Upper abdomen", "CT axial"] and row[2].endswith("mm")
     assert not panel.ui.bankTree.topLevelItem(0).icon(0).isNull(), "the thumbnail"
     assert "the bank chooses" in panel.ui.bankHintLabel.text
     tick(panel, 0)
@@ -145,7 +145,6 @@ def test_the_next_run_starts_from_the_bank(host: Any, accepting: Any, case: Any,
     assert "1 ticked" in panel.ui.bankHintLabel.text
     names = [panel.ui.structuresTree.topLevelItem(i).text(0) for i in range(panel.ui.structuresTree.topLevelItemCount)]
     assert "liver" in names and panel.ui.segmentButton.enabled, said(panel)
-    picture("panel-bank", panel.parent)
     panel.structures.tree.topLevelItem(1).setCheckState(0, lazy.qt().Qt.Unchecked)
     settle(host)
     panel._parameterNode.outputSegmentation = None

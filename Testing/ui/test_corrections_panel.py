@@ -59,7 +59,7 @@ def test_a_view_that_shows_no_slice_of_the_target_is_told(host: Any, finished: A
 
 
 def test_corrected_slices_go_to_the_engine_and_the_old_result_is_kept_until_undo(
-    host: Any, finished: Any, case: Any, copying: Path, picture: Any
+    host: Any, finished: Any, case: Any, copying: Path
 ) -> None:
     """ "An earlier segmentation damaged by a new prompt": the corrected one is hidden, untouched, and comes back."""
     panel, slicer = finished, lazy.slicer()
@@ -72,7 +72,6 @@ def test_corrected_slices_go_to_the_engine_and_the_old_result_is_kept_until_undo
     slicer.util.updateSegmentBinaryLabelmapFromArray(liver.astype(np.uint8), output, old[0], case.target)
     for index in (4, 12):
         mark(host, panel, case, index)
-    picture("panel-corrections", panel.parent)
     before = snapshot(case.target)
     panel.ui.propagateButton.click()
     finish(host, panel)

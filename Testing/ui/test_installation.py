@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import sys
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wheel_folder import PACKAGE, pin
 
 from RAUSlicerLib import environment, installation_helper, installation_system
 from RAUSlicerLib.installation_plan import Options
 from RAUSlicerLib.problems import Problem
 
 MODULE = Path(__file__).resolve().parents[2] / "RAUSlicer" / "RAUSlicer.py"
-TORCH, PACKAGE = "torch", "stand-in"
 HERE = str(Path(sys.executable).parent)
-
-
-def wheel(folder: Path, name: str, files: dict[str, str], version: str = "1.0") -> Path:
-    """A wheel of text files."""
-    stem = name.replace("-", "_")
-    info = f"{stem}-{version}.dist-info"
-    content = {
-        **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/RECORD": "",
-    }
-    path = folder / f"{stem}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as file:
-        for where, text in content.items():
-            file.writestr(where, text)
-    return path
-
-
-def pin(path: Path, name: str, version: str = "1.0") -> str:
-    return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
-
-
-@pytest.fixture
-def wheels(tmp_path: Path) -> Path:
-    """Two wheels; the one for torch brings the packages of the tests' own Python along, so that the engine runs."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    import numpy
-
-    packages = Path(numpy.__file__).parents[1]
-    first = wheel(folder, TORCH, {"engine_packages.pth": f"{packages}\n"})
-    second = wheel(folder, PACKAGE, {"stand_in.py": "here = True\n"})
-    (folder / "requirements.txt").write_text(pin(first, TORCH) + pin(second, PACKAGE))
-    return folder
 
 
 class Setup:

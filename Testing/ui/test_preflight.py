@@ -24,8 +24,8 @@ def gpu() -> Any:
 
 def test_the_panel_says_it_all_and_counts_what_deserves_a_look(host: Any, chosen: Any, case: Any, picture: Any) -> None:
     chosen.ui.preflightSection.collapsed = False
-    host.spin(lambda: bool(chosen.preflight.lines), 2)
-    said = " | ".join(one.text for one in chosen.preflight.lines)
+    host.spin(lambda: bool(chosen.readiness.box.lines), 2)
+    said = " | ".join(one.text for one in chosen.readiness.box.lines)
     assert "CPU of this computer" in said and "Memory: about 1.3 GB needed" in said and " free" in said
     assert "rau-mini" in said and "licence of its weights: Apache-2.0" in said
     assert "Modality: target CT, reference CT" in said and "axial" in said and " mm)" in said

@@ -118,7 +118,7 @@ def sources(host: Any, panel: Any) -> dict[str, Any]:
     """What Sample Data offers after Slicer's start."""
     slicer = lazy.slicer()
     slicer.modules.sampleDataSources.clear()
-    sys.modules["RAUSlicer"].RAUSlicer(SimpleNamespace())  # type: ignore[attr-defined]
+    lazy.module("RAUSlicer").RAUSlicer(SimpleNamespace())
     slicer.app.emit("startupCompleted()")
     slicer.app.emit("startupCompleted()")
     found = slicer.modules.sampleDataSources["RAUSlicer"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from RAUSlicerLib.i18n import tr as _
+from RAUSlicerLib.reference_facts import plane_text
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class BankStructure:
 
 @dataclass(frozen=True)
 class BankEntry:
-    """shape: (slices, rows, columns). spacing: mm, in that order; None: not known. thumbnail: the path of a PNG."""
+    """shape: (slices, rows, columns). spacing: mm, in that order; None: not known. plane: the engine's word. thumbnail:
+    the path of a PNG."""
 
     entry_id: str
     title: str
@@ -33,6 +35,12 @@ class BankEntry:
     added: str
     accepted: bool
     thumbnail: str
+    plane: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Modality and plane."""
+        return " ".join(one for one in (self.modality, plane_text(self.plane)) if one)
 
     @property
     def headline(self) -> str:
@@ -47,7 +55,7 @@ class BankEntry:
         names = ", ".join(one.name for one in self.structures)
         lines = [
             self.headline,
-            " ".join(part for part in (self.modality, self.body_part) if part),
+            " ".join(part for part in (self.kind, self.body_part) if part),
             " \u00d7 ".join(str(n) for n in self.shape) + (f", {self.spacing_text}" if self.spacing else ""),
             _("Structures: {names}").format(names=names),
             (_("Accepted on {date}") if self.accepted else _("Added on {date}")).format(date=self.added[:10]),
@@ -80,7 +88,9 @@ def _entry(row: dict[str, Any]) -> BankEntry:
     texts = [str(row[name]) for name in ("id", "title", "modality", "body_part")]
     shape = tuple(int(n) for n in row["shape"])
     accepted = row["how"] == "accepted"
-    return BankEntry(*texts, shape, spacing, structures, str(row["added"]), accepted, str(row["thumbnail"]))
+    return BankEntry(
+        *texts, shape, spacing, structures, str(row["added"]), accepted, str(row["thumbnail"]), str(row["plane"])
+    )
 
 
 def _structure(one: dict[str, Any]) -> BankStructure:

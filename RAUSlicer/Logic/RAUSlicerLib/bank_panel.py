@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Callable
 
 import ctk
@@ -27,8 +28,9 @@ class BankPanel:
         self.entries: tuple[BankEntry, ...] = ()
         self._folder = ""  # that the entries are of
         self._quiet = False
+        self._matches: dict[str, float | None] = {}
         self.ui.bankFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
-        columns(self.ui.bankTree, [_("Reference"), _("Modality"), _("Spacing")])
+        columns(self.ui.bankTree, [_("Reference"), _("Kind"), _("Spacing"), _("Match")])
         self.ui.bankTree.setIconSize(qt.QSize(ICON, ICON))
         self.ui.bankTree.connect("itemChanged(QTreeWidgetItem*,int)", self._on_item)
         self.ui.bankListButton.connect("clicked(bool)", context.attempt(self.list))
@@ -79,6 +81,18 @@ class BankPanel:
         folder = self.folder()
         self.context.ask("bank_list", Words({"bank": folder}), _("Reading the bank"), lambda a: self._listed(a, folder))
 
+    def listed_folder(self) -> str:
+        """The folder, where the next run may take references from it and it has been listed; else empty."""
+        return self._folder if self.context.node().useBank and self.entries else ""
+
+    def show_matches(self, matches: Mapping[str, float | None]) -> None:
+        """How much the entries look like the target, by id; the best come first."""
+        if dict(matches) == self._matches:
+            return
+        self._matches = dict(matches)
+        order = sorted(self.entries, key=lambda one: -(self._matches.get(one.entry_id) or 0.0))
+        self._fill(tuple(order), self._folder)
+
     def used(self, folder: str) -> None:
         """The user has worked with this bank: offer it again in the next session."""
         slicer.app.userSettings().setValue(FOLDER_SETTING, folder)
@@ -98,11 +112,13 @@ class BankPanel:
         self.on_change()
 
     def _fill(self, entries: tuple[BankEntry, ...], folder: str) -> None:
+        if folder != self._folder:
+            self._matches = {}
         self.entries, self._folder = entries, folder
         self._quiet = True
         self.ui.bankTree.clear()
         for one in entries:
-            self.ui.bankTree.addTopLevelItem(_item(one))
+            self.ui.bankTree.addTopLevelItem(_item(one, self._matches.get(one.entry_id)))
         fit(self.ui.bankTree, most=4)
         self._quiet = False
 
@@ -133,14 +149,15 @@ class BankPanel:
         self.on_change()
 
 
-def _item(entry: BankEntry) -> Any:
-    item = qt.QTreeWidgetItem([entry.headline, entry.modality, entry.spacing_text])
+def _item(entry: BankEntry, match: float | None) -> Any:
+    score = "" if match is None else f"{match:.2f}"
+    item = qt.QTreeWidgetItem([entry.headline, entry.kind, entry.spacing_text, score])
     item.setData(0, VALUE_ROLE, entry.entry_id)
     item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsSelectable)
     picture = qt.QPixmap(entry.thumbnail) if entry.thumbnail else qt.QPixmap()
     if not picture.isNull():
         item.setIcon(0, qt.QIcon(picture.scaled(ICON, ICON, qt.Qt.KeepAspectRatio, qt.Qt.SmoothTransformation)))
-    for column in range(3):
+    for column in range(4):
         item.setToolTip(column, entry.tip())
     item.setCheckState(0, qt.Qt.Unchecked)
     return item

@@ -36,7 +36,8 @@ def say(label: Any, text: str) -> None:
             label.setMinimumHeight(max(0, label.heightForWidth(int(label.width))) if str(label.text) else 0)
 
     fit()
-    later(0.0, fit)
+    for seconds in (0.0, 0.1):  # the second for a label whose section was opened only now
+        later(seconds, fit)
 
 
 def row(*widgets: tuple[Any, int]) -> Any:

@@ -1,15 +1,22 @@
-"""The references in the panel: a row for each, with its volume, its segmentation and a button that removes it."""
+"""The references in the panel: a row for each, with its volume, its segmentation and a button that removes it; below
+them a small picture, modality, plane, spacing, and how much it looks like the target, once that was asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
 import qt
 import slicer
 
+from RAUSlicerLib.form import row as beside
+from RAUSlicerLib.form import small
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import ReferenceNodes
+from RAUSlicerLib.reference_facts import facts, thumbnail
+
+PICTURE = 40  # pixels
 
 
 @dataclass
@@ -18,6 +25,10 @@ class Row:
     volume: Any
     segmentation: Any
     remove: Any
+    about: Any  # what lies below: picture and facts
+    picture: Any
+    facts: Any
+    shown: Any = None  # of what picture and facts are
 
     def nodes(self) -> ReferenceNodes:
         return ReferenceNodes(self.volume.currentNode(), self.segmentation.currentNode())
@@ -30,6 +41,7 @@ class ReferenceRows:
         self.area, self.on_change = area, on_change
         self.rows: list[Row] = []
         self._quiet = False
+        self._matches: dict[str, str] = {}
 
     def references(self) -> list[ReferenceNodes]:
         """The rows that are complete."""
@@ -42,9 +54,9 @@ class ReferenceRows:
 
     def show(self, references: list[ReferenceNodes]) -> None:
         """Rows for these references, and an empty one when there are none."""
-        if references and self.references() == references:
-            return
-        if not references and self.rows and not self.references():
+        same = self.references() == references
+        if self.rows and same:
+            self._describe()
             return
         self._quiet = True
         try:
@@ -54,6 +66,27 @@ class ReferenceRows:
                 self._add(one)
         finally:
             self._quiet = False
+        self._describe()
+
+    def show_matches(self, texts: Mapping[str, str]) -> None:
+        """By the id of the volume: how much it looks like the target, in words."""
+        if dict(texts) != self._matches:
+            self._matches = dict(texts)
+            self._describe()
+
+    def _describe(self) -> None:
+        for row in self.rows:
+            nodes = row.nodes()
+            volume, segmentation = nodes.volume, nodes.segmentation
+            text = facts(volume)
+            match = self._matches.get(volume.GetID(), "") if volume is not None else ""
+            row.facts.text = " \u00b7 ".join(one for one in (text, match) if one)
+            row.about.visible = bool(text)
+            shown = (volume, volume.GetMTime(), segmentation, changed(segmentation)) if text else None
+            if shown != row.shown:
+                row.shown = shown
+                pixmap = thumbnail(volume, segmentation, PICTURE) if text else None
+                row.picture.setPixmap(pixmap if pixmap is not None else qt.QPixmap())
 
     def add(self) -> None:
         self._add(ReferenceNodes(None, None))
@@ -68,9 +101,9 @@ class ReferenceRows:
 
     def _add(self, nodes: ReferenceNodes) -> None:
         area = qt.QWidget()
-        layout = qt.QHBoxLayout(area)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
+        whole = qt.QVBoxLayout(area)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.setSpacing(3)
         volume = self._selector(["vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode"], _("Volume"))
         volume.toolTip = _("The annotated image")
         segmentation = self._selector(["vtkMRMLSegmentationNode"], _("Its segmentation"))
@@ -79,9 +112,12 @@ class ReferenceRows:
         remove.text = "\u2715"
         remove.toolTip = _("Remove this reference")
         remove.autoRaise = True
-        row = Row(area, volume, segmentation, remove)
-        for widget, stretch in ((volume, 1), (segmentation, 1), (remove, 0)):
-            layout.addWidget(widget, stretch)
+        picture, told = qt.QLabel(), small("referenceFacts")
+        about = beside((picture, 0), (told, 1))
+        about.visible = False
+        row = Row(area, volume, segmentation, remove, about, picture, told)
+        whole.addWidget(beside((volume, 1), (segmentation, 1), (remove, 0)))
+        whole.addWidget(about)
         self.area.layout().addWidget(area)
         self.rows.append(row)
         volume.setCurrentNode(nodes.volume)
@@ -144,7 +180,15 @@ class ReferenceRows:
 
     def _changed(self) -> None:
         if not self._quiet:
+            self._describe()
             self.on_change()
+
+
+def changed(segmentation: Any) -> tuple[int, ...]:
+    """When each segment was last changed."""
+    inside = segmentation.GetSegmentation() if segmentation is not None else None
+    count = inside.GetNumberOfSegments() if inside is not None else 0
+    return tuple(inside.GetNthSegment(number).GetMTime() for number in range(count))
 
 
 def drawn_on(segmentation: Any) -> Any:

@@ -92,9 +92,10 @@ class RemoteBox:
         self.use_box = qt.QCheckBox(_("Compute on a server (rau serve) instead of this computer"))
         self.use_box.name = "remoteUseBox"
         layout.addWidget(self.use_box)
-        self.area = qt.QWidget()
-        form = qt.QFormLayout(self.area)
-        form.setContentsMargins(0, 0, 0, 0)
+        self.area, fields = qt.QWidget(), qt.QWidget()
+        inside, form = qt.QVBoxLayout(self.area), qt.QFormLayout(fields)
+        for one in (inside, form):
+            one.setContentsMargins(0, 0, 0, 0)
         self.address_edit = qt.QLineEdit()
         self.address_edit.placeholderText = "https://gpu.hospital.example:8417"
         self.address_edit.toolTip = _("As rau serve prints it")
@@ -110,9 +111,9 @@ class RemoteBox:
         form.addRow(_("Address"), self.address_edit)
         form.addRow(_("Token"), self.token_edit)
         form.addRow("", self.keep_box)
-        form.addRow(row((self.consent_box, 0), (self.consent_label, 1)))
-        form.addRow(self.warning_label)
-        form.addRow(self.test_button)
+        consent = row((self.consent_box, 0), (self.consent_label, 1))
+        for one in (fields, consent, self.warning_label, self.test_button):  # long texts in no form: it squeezes them
+            inside.addWidget(one)
         layout.addWidget(self.area)
         frame = qt.QFrame()
         frame.name = "remoteMessageFrame"

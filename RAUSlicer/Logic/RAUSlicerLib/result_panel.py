@@ -39,6 +39,7 @@ class ResultPanel:
             ("undoButton", self.undo),
             ("editButton", self.edit),
             ("describeButton", self.describe),
+            ("nextButton", self.next_slice),
         ):
             getattr(self.ui, name).connect("clicked(bool)", context.attempt(function))
 
@@ -109,6 +110,15 @@ class ResultPanel:
             return
         index = int(item.data(0, VALUE_ROLE))
         self.context.attempt(lambda: self._jump(index))()
+
+    def next_slice(self) -> None:
+        """The next slice to review comes into view; after the last the first."""
+        tree = self.ui.reviewTree
+        count, current = tree.topLevelItemCount, tree.currentItem()
+        if count and self.ui.resultSection.visible:
+            row = 0 if current is None else (tree.indexOfTopLevelItem(current) + 1) % count
+            tree.setCurrentItem(tree.topLevelItem(row))
+            self._on_slice(tree.topLevelItem(row))
 
     def _jump(self, index: int) -> None:
         target = self.context.node().targetVolume

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from RAUSlicerLib import wording
+from RAUSlicerLib import shortcuts, wording
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.reference_rows import ReferenceRows
 from RAUSlicerLib.run import RunState
 
 INPUTS = (
     "addReferenceButton",
+    "matchButton",
     "tryButton",
     "targetSelector",
     "outputSelector",
@@ -56,7 +57,7 @@ class RunView:
         button.text = _("Cancel")
         button.styleSheet = STOP
         button.enabled = state.phase != "cancelling"
-        button.toolTip = _("Stop; the scene becomes what it was before the run")
+        button.toolTip = shortcuts.tip(_("Stop; the scene becomes what it was before the run"), "cancel")
         self._enable(False)
         self.ui.progressFrame.visible = True
         value, maximum = wording.progress_value(state)
@@ -69,7 +70,7 @@ class RunView:
         self.ui.segmentButton.text = _("Cancel")
         self.ui.segmentButton.styleSheet = STOP
         self.ui.segmentButton.enabled = True
-        self.ui.segmentButton.toolTip = text
+        self.ui.segmentButton.toolTip = shortcuts.tip(_("Stop"), "cancel")
         self._enable(False)
         self.ui.progressFrame.visible = True
         self.ui.progressBar.maximum = self.ui.progressBar.value = 0
