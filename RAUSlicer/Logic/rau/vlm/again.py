@@ -3,7 +3,7 @@
 The language model is causal and the target's picture comes before question and answer, so the states at its tokens
 know neither (papers.md B2, observation). Of the two ways that B2 names, this is the second pass: the question before
 the picture would move the picture away from the reference, against which a small model finds places
-(`rau.vlm.prompts`), and would have to be read anew for each structure, prefix and all.
+(`rau.vlm.prompts`), and would take a dialogue for each structure.
 
 For each structure k the target's tokens go through the language model once more, with the places in the rotary
 positions that they had. They attend to what they attended to before (legend, reference, overlay, each other, causally)
@@ -20,15 +20,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
+    import torch
+
     from rau.vlm.dialogue import Encoded
     from rau.vlm.model import Reading, Reasoner
 
 
 def target_places(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """(B, G G) int64: where the tokens of the target, the last of three pictures of one size, stand in a dialogue."""
+    import torch
+
     kinds = inputs["mm_token_type_ids"].bool()
     return torch.nonzero(kinds)[:, 1].view(len(kinds), 3, -1)[:, 2]
 
@@ -38,6 +40,8 @@ def seen_before(encoded: Encoded, places: torch.Tensor) -> torch.Tensor:
 
     All before the target, the question, and of the answer what lies after the `<Seg>` before up to k's own.
     """
+    import torch
+
     length = encoded.inputs["input_ids"].shape[1]
     at = torch.arange(length, device=places.device)[None]
     before, after = places.min(1, keepdim=True).values, places.max(1, keepdim=True).values
@@ -58,6 +62,7 @@ def states_again(reasoner: Reasoner, encoded: Encoded, embedded: torch.Tensor, k
     embedded: (B, G G, H) vision embeddings of the target. kept: `transformers.DynamicCache` of the whole dialogues; it
     stays as it is.
     """
+    import torch
     from transformers import DynamicCache
 
     base, inputs, of = reasoner.base.model, encoded.inputs, encoded.of
