@@ -166,6 +166,15 @@ def test_the_detection_head_reads_det_and_the_mask_head_seg(loaded):
     assert before.boxes.shape == (3, 4) and before.looks.shape == before.presence.shape == (3,)
 
 
+@pytest.mark.parametrize(("asks", "marked"), [(("box",), None), (("outline",), None), (("name",), 1)])
+def test_each_thing_can_be_asked_for_alone(loaded, asks, marked):
+    ready = collated(loaded, [routed(asks, marked)])
+    model = SftModel(loaded.reasoner, ids=token_ids(loaded.processor.tokenizer))
+    with torch.no_grad():
+        assert torch.isfinite(model(**ready)["loss"])
+    assert ("box" in model.parts, "mask" in model.parts) == ("box" in asks, "outline" in asks)
+
+
 def test_sixty_steps_on_one_batch_lower_every_part_of_the_loss_and_teach_the_looks():
     made = open_routes(new_reasoner(1, TINY))
     ready = collated(made, [routed(), routed(marked=1)])

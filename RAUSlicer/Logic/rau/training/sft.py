@@ -52,8 +52,9 @@ class SftTraining:
     step. structures: at most so many of each. sight: fraction of the run for the vision tower alone, against the
     features of the segmenter of `teacher`. ramp: fraction over which the tasks grow from easy to hard. shares: of
     segment, label and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box, outline and
-    look. every: steps between validations. bf16: forward pass in bfloat16. anatomies: random anatomies in the pool;
-    cache: where they are kept. cpu_time: training time is the processor's, of all threads.
+    look. every: steps between validations; 0: none, the reasoner is kept at the end. bf16: forward pass in bfloat16.
+    anatomies: random anatomies in the pool; cache: where they are kept. cpu_time: training time is the processor's, of
+    all threads.
     """
 
     folder: str
@@ -131,9 +132,9 @@ def shares_of(text: str) -> dict[Kind, float]:
 
 
 class Run:
-    """A training run: the reasoner, the sources, the clock."""
+    """A training run: the reasoner, the sources (those of the settings unless they are given), the clock."""
 
-    def __init__(self, settings: SftTraining) -> None:
+    def __init__(self, settings: SftTraining, sources: Mixtures | None = None) -> None:
         self.settings, self.folder = settings, Path(settings.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock(self.folder / "seconds", time.process_time if settings.cpu_time else time.perf_counter)
@@ -146,7 +147,7 @@ class Run:
         self.cells = self.loaded.cells
         cache = Path(settings.cache or self.folder / "cache")
         data = Path(settings.data) if settings.data else None
-        self.sources: Mixtures = mixtures(data, settings.seed, cache, settings.anatomies)
+        self.sources = sources or mixtures(data, settings.seed, cache, settings.anatomies)
         steps = ENDLESS if settings.minutes else settings.steps
         self.schedule = Schedule(settings.rate, steps, settings.warmup, settings.cooldown, settings.minutes * 60)
         self.segmenter: Any = None
@@ -283,10 +284,13 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         run, step = self.run, state.global_step
         if step % 25 == 0:
             self._log(step)
-        if step % run.settings.every == 0 or run.schedule.over(step, run.clock.seconds):
+        every, over = run.settings.every, run.schedule.over(step, run.clock.seconds)
+        if (every and step % every == 0) or over:
             control.should_save = True
             run.clock.stop()
-            if not run.looking(step):
+            if not every:
+                keep(run)
+            elif not run.looking(step):
                 self.rows.append(scored(run, step))
             run.clock.go()
         if run.schedule.over(step, run.clock.seconds):
@@ -317,9 +321,12 @@ def keep(run: Run) -> None:
         save_reasoner(folder, run.loaded, settings)
 
 
-def train(settings: SftTraining) -> Iterator[dict[str, float]]:
-    """Train to the end of the run, resuming what is in the folder; yields the scores of each validation."""
-    run = Run(settings)
+def train(settings: SftTraining, sources: Mixtures | None = None) -> Iterator[dict[str, float]]:
+    """Train to the end of the run, resuming what is in the folder; yields the scores of each validation.
+
+    sources: what to learn from, where it was read before.
+    """
+    run = Run(settings, sources)
     last = get_last_checkpoint(str(run.folder)) if run.folder.is_dir() else None
     length = ENDLESS if settings.minutes else settings.steps
     arguments = TrainingArguments(

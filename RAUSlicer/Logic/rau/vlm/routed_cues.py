@@ -61,20 +61,23 @@ def routed_cues(
     """
     heads, hidden = reasoner.heads, reading.hidden
     fields, places = heads.fields(reading.target), heads.places(reading.target, reading.reference)
-    dets = hidden[rows["det_of"], rows["det_spots"]]
-    segs = hidden[rows["seg_of"], rows["seg_spots"]]
-    masks = heads.masks(segs, fields, places, rows["seg_shares"], rows["seg_of"])
+
+    def masks(states: torch.Tensor, kind: str) -> torch.Tensor:
+        shares = rows[f"{kind}_shares"]
+        return heads.masks(states, fields, places, shares, rows[f"{kind}_of"]) if len(states) else shares
+
+    dets, segs = (hidden[rows[f"{kind}_of"], rows[f"{kind}_spots"]] for kind in ("det", "seg"))
     shown = dets
     if len(segs) and len(dets):
         shown = torch.where((rows["mates"] >= 0)[:, None], segs[rows["mates"].clamp(min=0)], dets)
-    coarse = heads.masks(shown, fields, places, rows["det_shares"], rows["det_of"])
-    boxes = heads.boxes(dets, rows["det_anchors"], coarse)
+    boxes = heads.boxes(dets, rows["det_anchors"], masks(shown, "det")) if len(dets) else rows["det_anchors"]
+    said = {
+        kind: reasoner.logits(hidden[rows[f"{kind}_of"], rows[f"{kind}_spots"] - 1]) for kind in ("det", "seg", "look")
+    }
     first = "det" if len(dets) else "seg"
-    told = reasoner.logits(hidden[rows[f"{first}_of"], rows[f"{first}_spots"] - 1])
-    looks = reasoner.logits(hidden[rows["look_of"], rows["look_spots"] - 1])
-    return RoutedTensors(
-        boxes, segs, masks, looks[:, ids["look"]] - looks[:, ids["end"]], told[:, ids[first]] - told[:, reasoner.absent]
-    )
+    presence = said[first][:, ids[first]] - said[first][:, reasoner.absent]
+    looks = said["look"][:, ids["look"]] - said["look"][:, ids["end"]]
+    return RoutedTensors(boxes, segs, masks(segs, "seg"), looks, presence)
 
 
 def open_routes(loaded: Loaded) -> Loaded:
