@@ -131,13 +131,15 @@ class CaseRunner:
 def key_of(references: Sequence[Reference], target: Volume, files: Files, settings: SegmentSettings, stamp: str) -> str:
     """Hash of all that the result depends on: images, labels, bank, settings, model, version, format."""
     import rau
+    from rau.adaptation.site import read_adapter
     from rau.bank.files import ENTRY
     from rau.models.engine import content_hash
     from rau.models.store import sha256
     from rau.volume.files import ending_of
 
     ending = ending_of(files.output)
-    parts: list[Any] = [rau.__version__, stamp, ending, settings.model_dump_json(exclude={"model"})]
+    parts: list[Any] = [rau.__version__, stamp, ending, settings.model_dump_json(exclude={"model", "adapter"})]
+    parts += [read_adapter(Path(settings.adapter).expanduser()).record.content] if settings.adapter else []
     for image in (target, *(one.image for one in references)):
         grid = image.geometry
         place = (grid.spacing, grid.origin, grid.direction.tolist(), image.modality, image.spacing_known)

@@ -36,6 +36,12 @@ class NothingFoundError(RauError):
     exit_code = 3
 
 
+class NotHelpfulError(RauError):
+    """A training went well, and what it made does not help: it was not kept."""
+
+    exit_code = 3
+
+
 class ModelError(RauError):
     """The model is missing or damaged."""
 

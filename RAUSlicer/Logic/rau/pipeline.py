@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rau.errors import Cancelled, out_of_memory
@@ -47,7 +48,7 @@ def segment(
     from rau.models.engine import load_engine
 
     settings = settings or SegmentSettings()
-    engine = engine or load_engine(settings)
+    engine = with_site(engine or load_engine(settings), settings)
     given = (references, target, settings)
     try:
         return _segment(*given, engine, corrections, on_event, should_stop)
@@ -55,9 +56,16 @@ def segment(
         if engine.device == "cpu" or not out_of_memory(problem):
             raise
     on_event(WarningEvent(CPU_INSTEAD))
-    engine = load_engine(settings.model_copy(update={"device": "cpu"}))
+    engine = with_site(load_engine(settings.model_copy(update={"device": "cpu"})), settings)
     result = _segment(*given, engine, corrections, on_event, should_stop)
     return replace(result, warnings=(CPU_INSTEAD, *result.warnings))
+
+
+def with_site(engine: Engine, settings: SegmentSettings) -> Engine:
+    """The engine with the adapter that is asked for. Raises ModelError: missing, damaged, of another base."""
+    from rau.adaptation.site import adapted
+
+    return adapted(engine, settings.adapter) if settings.adapter else engine
 
 
 def _segment(
@@ -101,7 +109,8 @@ def _segment(
     grid, results, moved = rearranged(case, votes, settings, target, guide, cues, grid, results, odd, tell)
     quality = judged(case, votes, guide, cues, grid, results, settings, tell, go_on)
     seconds = time.perf_counter() - start
-    chosen = {**settings.model_dump(mode="json"), "model": engine.name}  # the setting may be a path
+    paths = {"model": engine.name, "adapter": Path(settings.adapter).name}  # of paths the last part alone
+    chosen = {**settings.model_dump(mode="json"), **paths}
     provenance = {"settings": chosen, "versions": engine.versions()}
     said = {} if cues is None else cues.report({one.value: one.name for one in case.structures}, case.place)
     return SegmentResult(grid, results, tuple(slices), tuple(warnings), seconds, provenance, said, quality, moved)

@@ -21,6 +21,9 @@ class SegmentSettings(BaseModel):
         "", max_length=2000, description="Free text that narrows the structures, e.g. 'liver and spleen'"
     )
     model: str = Field("auto", description="auto, rau-mini, rau-7b, or the path of a model folder")
+    adapter: str = Field(
+        "", max_length=4096, description="File of `rau train adapter`: what the model learnt from accepted cases"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute")
     planes: Literal["auto", "acquisition", "all"] = Field(
         "auto",

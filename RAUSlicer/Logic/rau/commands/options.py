@@ -15,7 +15,7 @@ from rau.errors import InputError
 from rau.settings import SegmentSettings
 
 LISTS = {"structures": "A,B", "window": "LOW,HIGH"}  # fields that are written with commas
-METAVARS = {"model": "auto|rau-mini|rau-7b|DIR", "prompt": "TEXT", "seed": "N", "threads": "N"}
+METAVARS = {"adapter": "FILE", "model": "auto|rau-mini|rau-7b|DIR", "prompt": "TEXT", "seed": "N", "threads": "N"}
 
 
 def flag_of(name: str) -> str:

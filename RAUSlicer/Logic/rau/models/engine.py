@@ -27,7 +27,8 @@ KEPT_REFERENCES = 6  # encoded (reference, plane) pairs kept between runs
 class Engine:
     """segmenter: always; encoder: None when the model has none (slices are then matched by position alone).
 
-    reasoning: the VLM; None when the model has none.
+    reasoning: the VLM; None when the model has none. adapter: what is told of the site's adapter that is laid on
+    (`rau.adaptation.site`); None: the model as it is. adapted: this engine with an adapter, by its hash.
     """
 
     folder: ModelFolder
@@ -35,6 +36,8 @@ class Engine:
     encoder: Encoder | None
     device: str
     reasoning: Reasoning | None = None
+    adapter: dict[str, Any] | None = None
+    adapted: dict[str, Engine] = field(default_factory=dict, repr=False)
     _kept: OrderedDict[str, EncodedReference] = field(default_factory=OrderedDict, repr=False)
 
     @property
@@ -52,6 +55,7 @@ class Engine:
         return {
             "rau": rau.__version__,
             "model": {"name": manifest.name, "version": manifest.version, "sha256": dict(manifest.files)},
+            **({} if self.adapter is None else {"adapter": self.adapter}),
             "device": self.device,
             **{package: version(package) for package in packages},
         }

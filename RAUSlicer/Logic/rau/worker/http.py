@@ -109,6 +109,8 @@ class Service:
         known = ("auto", *known_models())
         if request.settings.model not in known:
             raise InputError("The server does not have the model that was asked for", f"It has: {', '.join(known)}")
+        if request.settings.adapter:  # a path on the server, as a bank is
+            raise InputError("An adapter of yours is not to be had from a server", "Leave it out, or compute here")
         if request.bank:  # a path on the server, which is not the client's to name
             raise InputError("References of a bank are not to be had from a server", "Send them, or compute here")
         if request.result in job.sizes:
