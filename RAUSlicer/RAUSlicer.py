@@ -43,7 +43,7 @@ from RAUSlicerLib.run_view import RunView  # noqa: E402
 from RAUSlicerLib.segment_watch import SegmentWatch  # noqa: E402
 from RAUSlicerLib.session import Session  # noqa: E402
 from RAUSlicerLib.structure_list import StructureList  # noqa: E402
-from RAUSlicerLib.try_it import TryIt  # noqa: E402
+from RAUSlicerLib.try_it import TryIt, sample_nodes  # noqa: E402
 
 PYTHON_SETTING = "RAUSlicer/Python"
 
@@ -71,9 +71,10 @@ class RAUSlicerParameterNode:
     """The state of the panel; saved with the scene.
 
     referenceVolumes and referenceSegmentations go together by their place. excludedStructures: names that are not
-    checked. The rest: fields of `rau.settings.SegmentSettings`. lastRun: which segments the undo removes. result: what
-    is known of that run (`RAUSlicerLib.trust.RunResult`, as JSON). useBank, bankIds: references that come from the
-    bank in bankFolder; without ids the bank chooses. rightSlices: those that the user has put right.
+    checked. prompt: which of the checked are wanted. keepClear: the result leaves out the user's own segments. lastRun:
+    which segments the undo removes. result: what is known of that run (`RAUSlicerLib.trust.RunResult`, as JSON).
+    useBank, bankIds: references that come from the bank in bankFolder; without ids the bank chooses. rightSlices: those
+    that the user has put right. The rest: fields of `rau.settings.SegmentSettings`.
     """
 
     referenceVolumes: list[vtkMRMLScalarVolumeNode]
@@ -81,12 +82,14 @@ class RAUSlicerParameterNode:
     targetVolume: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode
     excludedStructures: list[str]
+    prompt: str = ""
     model: str = "auto"
     modelFolder: str = ""
     device: str = "auto"
     planes: str = "auto"
     referencesPerSlice: Annotated[int, WithinRange(1, 7)] = 3
     keepLoaded: bool = True
+    keepClear: bool = False
     lastRun: str = ""
     result: str = ""
     bankFolder: str = ""
@@ -284,7 +287,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.references.show(chosen)
         choice = self.bank.choice()
         everything = structures_of(chosen, choice.offered if choice else ())
-        self.structures.show(everything, self._parameterNode.excludedStructures)
+        self.structures.show(everything, self._parameterNode.excludedStructures, self._parameterNode.prompt)
         wanted = self.structures.wanted()
         self.ui.structureCountLabel.text = (
             _("{k} of {n} checked").format(k=len(wanted), n=len(everything)) if everything else ""
@@ -320,6 +323,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._onOutputMade,
             self.bank.choice(),
             corrections,
+            node.keepClear,
         )
 
     def _onOutputMade(self, segmentation):
@@ -355,14 +359,22 @@ class RAUSlicerLogic(ScriptedLoadableModuleLogic, Session):
 
 
 class RAUSlicerTest(ScriptedLoadableModuleTest):
-    """Segments one phantom from another with the bundled model; skipped where no Python has the engine."""
+    """The sample patients; one phantom segmented from another with the bundled model, where a Python has the engine."""
 
     def setUp(self):
         slicer.mrmlScene.Clear(0)
 
     def runTest(self):
         self.setUp()
+        self.test_SampleData()
+        self.setUp()
         self.test_SegmentFromReference()
+
+    def test_SampleData(self):
+        """By the worker's Python, else by Slicer's own."""
+        reference, segmentation, target = sample_nodes()
+        self.assertEqual(reference.GetImageData().GetDimensions(), target.GetImageData().GetDimensions())
+        self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), 8)
 
     def test_SegmentFromReference(self):
         try:

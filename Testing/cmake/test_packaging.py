@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STUB = Path(__file__).resolve().parent / "stub"
@@ -154,6 +155,48 @@ def test_index_entry_agrees_with_cmake() -> None:
     allowed = {"$schema", "build_dependencies", "build_subdirectory", "category", "scm_revision", "scm_url", "tier"}
     assert set(entry) == allowed and entry["category"] == "Segmentation"
     assert "project(RAUSlicer " in cmake
+
+
+def test_icon_and_screenshots_of_the_index_entry_are_files_of_the_repository() -> None:
+    """Each in one quoted string; as pictures that a browser shows, the panel among them."""
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    found = {
+        name: re.findall(rf'set\({name} "(.*)"\)', cmake) for name in ("EXTENSION_ICONURL", "EXTENSION_SCREENSHOTURLS")
+    }
+    (icon,), (screenshots,) = found.values()
+    addresses = [icon, *screenshots.split()]
+    assert len(addresses) >= 4 and any("panel" in one or "path" in one for one in addresses)
+    for address in addresses:
+        place = re.fullmatch(r"https://raw\.githubusercontent\.com/RAUSlicer/SlicerRAUSlicer/main/(\S+\.png)", address)
+        assert place, address
+        assert (ROOT / place[1]).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n", address
+
+
+def test_the_index_finds_licence_description_and_contributors() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    description, contributors = (
+        re.search(rf'set\(EXTENSION_{name} "(.*)"\)', cmake) for name in ("DESCRIPTION", "CONTRIBUTORS")
+    )
+    assert description and contributors and contributors[1]
+    assert 50 < len(description[1]) < 400 and "own computer" in description[1], "what it does, and where data goes"
+    assert "Apache License" in (ROOT / "LICENSE.txt").read_text()[:400]
+
+
+def test_the_workflow_runs_the_self_tests_in_real_slicer_on_three_systems() -> None:
+    """As far as can be told without running it: it says that it has not been run."""
+    text = (ROOT / ".github/workflows/slicer.yml").read_text()
+    flow = yaml.safe_load(text)
+    assert "never been run" in text and flow["permissions"] == {"contents": "read"}
+    job = flow["jobs"]["self-test"]
+    assert {one["os"] for one in job["strategy"]["matrix"]["include"]} == {"linux", "macosx", "win"}
+    steps = job["steps"]
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", one["uses"]) for one in steps if "uses" in one)
+    script = re.search(r"--python-script \"\$PWD/(\S+)\"", steps[-1]["run"])
+    assert script and "RAUSlicerTest" in (ROOT / script[1]).read_text()
+    for one in steps:
+        if one.get("shell", "bash") == "bash" and "run" in one:
+            plain = re.sub(r"\$\{\{.*?\}\}", "linux", one["run"])
+            assert subprocess.run(["bash", "-n", "-c", plain]).returncode == 0, one["name"]
 
 
 def test_icon_is_a_png_of_128_pixels() -> None:

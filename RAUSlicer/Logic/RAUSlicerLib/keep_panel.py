@@ -71,15 +71,16 @@ class KeepPanel:
     def _accepted(self, answer: Answer, target: Any, segmentation: Any) -> None:
         label, names = str(answer.report["label"]), ", ".join(answer.report["structures"])
         lines = (_("Structures: {names}").format(names=names), *answer.warnings)
-        if answer.report["known"]:
-            self.context.tell("done", _("The bank has this case already, as {label}").format(label=label) + ".", *lines)
-            return
-        for edit in (self.ui.titleEdit, self.ui.noteEdit):
-            edit.text = ""
-        title = _("Accepted into the bank as {label}").format(label=label) + "."
-        self.context.tell("done", title, *lines)
+        title = _("The bank has this case already, as {label}").format(label=label) + "."
+        if not answer.report["known"]:
+            title = _("Accepted into the bank as {label}").format(label=label) + "."
+            for edit in (self.ui.titleEdit, self.ui.noteEdit):
+                edit.text = ""
         path = beside_scene(str(answer.report["id"]))
-        if path is not None:
+        if path is None:
+            lines = (*lines, _("Once the scene is saved, what is accepted is written beside it as well."))
+        self.context.tell("done", title, *lines)
+        if path is not None and not path.exists():
             self._save_beside(path, target, segmentation, (title, *lines))
 
     def _save_beside(self, path: Path, target: Any, segmentation: Any, told: tuple[str, ...]) -> None:

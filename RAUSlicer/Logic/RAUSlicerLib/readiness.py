@@ -10,7 +10,7 @@ from RAUSlicerLib.context import Context
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import ReferenceNodes
 from RAUSlicerLib.preflight_box import PreflightBox
-from RAUSlicerLib.problems import Problem
+from RAUSlicerLib.problems import NOT_CHOSEN, Problem
 from RAUSlicerLib.reference_rows import ReferenceRows
 from RAUSlicerLib.remote_box import RemoteBox
 from RAUSlicerLib.structure_list import StructureList
@@ -37,6 +37,9 @@ class Readiness:
         """Why the run cannot start; None when it can."""
         node = self.context.node()
         try:
+            if self.structures.says_none():
+                hint = _("Name some of them, or empty the field")
+                raise Problem(_("What you say names none of the structures"), hint, NOT_CHOSEN)
             preflight.check(
                 self.chosen(),
                 node.targetVolume,

@@ -76,10 +76,12 @@ class Session:
         on_made: Callable[[Any], None] = lambda node: None,
         bank: BankChoice | None = None,
         corrections: CorrectedSlices | None = None,
+        clear: bool = False,
     ) -> Run:
         """Start a run. output: a segmentation node, or None for a new one, told to on_made. Raises Problem.
 
-        bank: references that come from there, beside those of the scene. corrections: slices to start from.
+        bank: references that come from there, beside those of the scene. corrections: slices to start from. clear: the
+        result leaves out what the user's own segments in output cover.
         """
         self._check_free()
         structures = structures_of(references, bank.offered if bank else ())
@@ -89,7 +91,7 @@ class Session:
         launch = self.launch_of_run(python, bank)
         self.run_id = uuid.uuid4().hex
         inputs = SceneInputs(target, references, structures, choices.settings(), bank, corrections)
-        writer = ResultWriter(target, output, wanted, self.run_id, on_made)
+        writer = ResultWriter(target, output, wanted, self.run_id, on_made, clear)
 
         def follow(state: RunState) -> None:
             on_state(state)

@@ -18,6 +18,7 @@ from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import Structure
 from RAUSlicerLib.marks import NAME_TAG, RUN_TAG, mark, model_of
 from RAUSlicerLib.nodes import LABELMAP, SURFACE, scalars_of, tag_of
+from RAUSlicerLib.overlap import covered
 from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.trust import result_of
 
@@ -26,7 +27,8 @@ class ResultWriter:
     """`Output` of a run.
 
     segmentation: where the segments go; None makes a segmentation beside the target when the first slice comes, and
-    tells `on_made`. run_id: kept in a tag of every segment, by which `remove_run` finds them.
+    tells `on_made`. run_id: kept in a tag of every segment, by which `remove_run` finds them. clear: leave out what the
+    user's own segments cover.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class ResultWriter:
         structures: Sequence[Structure],
         run_id: str,
         on_made: Callable[[Any], None] = lambda node: None,
+        clear: bool = False,
     ) -> None:
         self.target, self.node, self.structures, self.run_id = target, segmentation, list(structures), run_id
-        self.on_made, self.made = on_made, False
+        self.on_made, self.made, self.clear = on_made, False, clear
+        self._taken: np.ndarray | None = None  # voxels of the user's own segments, where they are left out
         self.ids: dict[int, str] = {}  # label value of the engine -> segment id
         self._image: Any = None
         self._surfaces = False
@@ -94,6 +98,7 @@ class ResultWriter:
             self.made = True
         elif not self._in_scene(self.node):
             raise Problem(_("The output segmentation has left the scene"))
+        self._taken = covered(self.node, self._written.shape) if self.clear else None
         self._image = empty_image(self.target)
         self._surfaces = self.node.GetSegmentation().ContainsRepresentation(SURFACE)
         with slicer.util.NodeModify(self.node):
@@ -128,6 +133,8 @@ class ResultWriter:
             raise Problem(_("The output segmentation has left the scene"))
         where = tuple(part if a == axis else slice(None) for a in range(3))
         wanted = self._table[labels]
+        if self._taken is not None:
+            wanted[self._taken[where]] = 0
         changed = not np.array_equal(self._written[where], wanted)
         self._written[where] = wanted
         if not self._owns_image():
