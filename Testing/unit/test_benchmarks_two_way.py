@@ -18,7 +18,10 @@ from test_benchmarks_rau_tables import an_item  # noqa: E402
 from test_vlm_two_way import packed, write_run  # noqa: E402
 
 from rau.errors import InputError  # noqa: E402
+from rau.training import fusion as stage  # noqa: E402
+from rau.training.data import Anatomies, Mixture  # noqa: E402
 from rau.training.fusion_outcome import load_fusion, save_fusion, segmenter_of  # noqa: E402
+from rau.training.sets import Mixtures  # noqa: E402
 
 ONE, RELEASED, CONDITIONED = bench.TITLES["off"], bench.TITLES["released"], bench.TITLES["conditioned"]
 
@@ -115,3 +118,18 @@ def test_a_whole_call_prints_the_table_and_writes_it(runs, random_model, tmp_pat
     assert set(written["groups"]["made"]) == {bench.MEMORY, ONE, RELEASED, CONDITIONED} and written["untrained"] == 0.0
     monkeypatch.setattr("sys.argv", ["two_way", "--model", str(model)])
     assert bench.main() == 2 and "no run to measure" in capsys.readouterr().err
+
+
+def test_a_quick_call_trains_what_is_not_given(random_model, tmp_path, monkeypatch):
+    """All three alike, each of its own way; a run that is given is taken."""
+    model = packed(tmp_path / "packed", random_model, "off", moved=False)
+    few = Mixture((("anatomies", 1.0, Anatomies(0, 4)),))
+    monkeypatch.setattr(stage, "mixtures", lambda *_: Mixtures(*[few] * 4))
+    monkeypatch.setattr(bench, "QUICK_MINUTES", 1e-4)
+    given = write_run(tmp_path / "given", random_model, "off", False)
+    arguments = bench.parser().parse_args(["--quick", "--model", str(model), "--one-way", str(given)])
+    runs = bench.runs_of(arguments, tmp_path)
+    assert runs["off"] == given and bench.unlike({way: runs[way] for way in ("released", "conditioned")}) == []
+    for way in ("released", "conditioned"):
+        speaker = rau_masks.trained_fusion(runs[way], [model / "vlm"], str(model))
+        assert speaker.fusion.config.two_way == way and load_fusion(runs[way] / "fusion").record["scores"]["step"] == 1
