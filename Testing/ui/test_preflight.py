@@ -86,3 +86,25 @@ def test_a_model_that_lacks_something_or_has_another_licence_is_told(words: Any,
     (tmp_path / "a.safetensors").write_bytes(b"")
     own = words.model_line("auto", str(tmp_path), machine)
     assert own.good is False and "CC-BY-NC-4.0" in own.text and "allows" in own.text
+
+
+def test_left_and_right_the_wrong_way_round_are_told(words: Any, host: Any, case: Any) -> None:
+    """A mirrored image, or two names that were mixed up: by the names, or by the codes where the names say nothing."""
+    import slicer
+
+    from RAUSlicerLib.inputs import ReferenceNodes
+
+    references = [ReferenceNodes(case.reference, case.segmentation)]
+    assert not words.side_lines(references)
+    segmentation = case.segmentation.GetSegmentation()
+    left, right = (
+        segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName(f"{side} kidney")) for side in ("left", "right")
+    )
+    left.SetName("kidney, right"), right.SetName("Kidney, left")
+    assert not words.side_lines(references), "the code counts before the name"
+    for one in (left, right):
+        one.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), "")
+    (told,) = words.side_lines(references)
+    assert told.good is False and "Kidney, left lies to the right of kidney, right" in told.text
+    left.SetName("kidney"), right.SetName("Niere")
+    assert not words.side_lines(references)

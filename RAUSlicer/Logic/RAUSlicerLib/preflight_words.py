@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from RAUSlicerLib import laterality
 from RAUSlicerLib.environment import LOGIC_FOLDER
 from RAUSlicerLib.i18n import tr as _
 from RAUSlicerLib.inputs import ReferenceNodes
@@ -54,7 +55,7 @@ def lines(
         voxels = sum(one.GetImageData().GetNumberOfPoints() for one in images(references, target))
         if not machine.server:
             found.append(memory_line(voxels * (1 if planes == "acquisition" else 3), free_memory()))
-        found += [modality_line(references, target), *orientation_lines(references, target)]
+        found += [modality_line(references, target), *orientation_lines(references, target), *side_lines(references)]
     if not machine.server or not folder.strip():
         found.insert(1, model_line(model, folder, machine))
     return found
@@ -177,6 +178,13 @@ def orientation_lines(references: Sequence[ReferenceNodes], target: Any) -> list
     if any(one.flat != mine.flat for one in others):
         found.append(Line(_("One is a single slice and the other a volume: take both of one kind"), False))
     return found
+
+
+def side_lines(references: Sequence[ReferenceNodes]) -> list[Line]:
+    """References in which left and right are the wrong way round."""
+    text = _("In reference {n}, {left} lies to the right of {right}: is the image mirrored, or a name wrong?")
+    wrong = [(n, pair) for n, one in enumerate(references, start=1) for pair in laterality.swapped(one.segmentation)]
+    return [Line(text.format(n=n, left=left, right=right), False) for n, (left, right) in wrong[:2]]
 
 
 @dataclass(frozen=True)
