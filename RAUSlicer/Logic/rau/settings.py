@@ -37,13 +37,15 @@ class SegmentSettings(BaseModel):
         "auto",
         description="Train a small expert on the references first (about a second each), or use the model as it is",
     )
-    reasoning: Literal["auto", "on", "off"] = Field(
+    reasoning: Literal["auto", "on", "routed", "off"] = Field(
         "auto",
-        description="Ask the vision-language model: for what was measured to help, for all it can give, or not at all",
+        description="Ask the vision-language model: for what was measured to help, for all it can give, for all of it "
+        "in one routed answer (of a model trained for that), or not at all",
     )
-    look: Literal["auto", "off"] = Field(
+    look: Literal["auto", "routed", "off"] = Field(
         "auto",
-        description="Look at small structures again in crops of the original pixels, or at whole slices alone",
+        description="Look again, in crops of the original pixels, at small structures, at those that the routed answer "
+        "asks for (with reasoning routed), or at whole slices alone",
     )
     priors: Literal["flag", "correct"] = Field(
         "correct",
