@@ -93,6 +93,21 @@ def test_small_structures_are_visited_and_large_ones_are_not(scene):
     assert list(visits(case.planes[0], vote, labels, None, Looks(small=2.0)))[0].value == 1
 
 
+def test_a_word_for_or_against_a_look_goes_before_the_size(scene):
+    case, vote, labels = scene()
+    asked = []
+
+    def wanted(axis, value, t):
+        asked.append((axis, value, t))
+        return {1: 0.9, 2: 0.1}[value]
+
+    looks = Looks(closer=1.0)
+    assert [one.value for one in visits(case.planes[0], vote, labels, None, looks, wanted)] == [1]
+    assert asked == [(0, 1, 0), (0, 2, 0)]
+    silent = visits(case.planes[0], vote, labels, None, looks, lambda *_: None)
+    assert [one.value for one in silent] == [2], "where nothing is said the size decides"
+
+
 def test_what_was_not_found_is_sought_where_it_is_expected_and_else_left_out(scene):
     case, vote, labels = scene()
     nothing, hope = np.zeros_like(labels), {2: np.where(labels == 2, 200, 0).astype(np.uint8)}

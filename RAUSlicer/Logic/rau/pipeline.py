@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rau.vlm.reason import CaseCues
 
 CPU_INSTEAD = "The memory of the GPU does not suffice: the CPU computes instead, which takes longer"
+UNROUTED = "There is no routed answer (reasoning routed, of a model trained for it): structures and looks go without"
 CLOSER = "closer look"  # the part of a slice of which a structure was looked at again
 
 
@@ -208,7 +209,9 @@ def looked_closer(
     tell(StageEvent("look"))
     labels = assemble(votes, settings.presence_threshold, case.prior, (), guide, cues)
     candidates = guide.candidate if guide is not None else None
-    found = look_again(engine.segmenter, zip(case.planes, votes, strict=True), labels, candidates, looks, go_on)
+    wanted = cues.look if settings.look == "routed" and cues is not None else None
+    pairs = zip(case.planes, votes, strict=True)
+    found = look_again(engine.segmenter, pairs, labels, candidates, looks, go_on, wanted)
     return {case.place(one.axis, one.index) for one in found if one.taken}
 
 
@@ -218,14 +221,14 @@ def reasoned(
     """What the VLM says at the key slices; None where it is not asked."""
     from rau.vlm.reason import reason
 
-    known = engine.reasoning
-    if settings.reasoning == "off" or known is None:
-        return None
-    uses = known.uses if settings.reasoning == "auto" else known.all_uses
-    if not uses:
+    known, uses = engine.reasoning, engine.uses(settings)
+    routed = known.routed() if known is not None and settings.reasoning == "routed" else None
+    if "routed" in (settings.reasoning, settings.look) and routed is None:
+        tell(WarningEvent(UNROUTED))
+    if known is None or not uses:
         return None
     tell(StageEvent("reason"))
-    return reason(case, known, uses, go_on)
+    return reason(case, routed or known, uses, go_on)
 
 
 def advice_of(cues: CaseCues | None, engine: Engine) -> Advice | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rau.look.crops import crop, crop_masks, paste
 from rau.look.rules import Looks, finished, rejected
-from rau.look.visits import Visit, visits, window_of
+from rau.look.visits import Visit, Wanted, visits, window_of
 from rau.look.window import Window, bounding
 from rau.sam.pixels import normalise
 
@@ -133,12 +133,13 @@ def look_again(
     candidates: Candidates | None,
     looks: Looks,
     go_on: Callable[[], None],
+    wanted: Wanted | None = None,
 ) -> list[Look]:
-    """All planes of a target, their votes changed in place. labels: (S, R, C), the first result.
+    """All planes of a target, their votes changed in place. labels: (S, R, C), the first result. wanted: see `visits`.
 
     Nothing is looked at again where that would take more than `looks.most` crops; of a picture, the smallest are.
     """
-    chosen = [(plane, vote, list(visits(plane, vote, labels, candidates, looks))) for plane, vote in planes]
+    chosen = [(plane, vote, list(visits(plane, vote, labels, candidates, looks, wanted))) for plane, vote in planes]
     if len(labels) == 1:
         chosen = [
             (plane, vote, sorted(some, key=lambda one: one.size)[: looks.picture]) for plane, vote, some in chosen

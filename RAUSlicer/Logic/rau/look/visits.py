@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 REACH = 0.35  # of a structure's own extent, as `rau.sam.propagation.Recipe.reach`
 EXPECTED = 127  # of 255, from which a candidate says that the structure is there
 FELT = 0.1  # presence below which a slice has no vote of a structure
+SAID = 0.5  # of 1, from which the VLM's word for a closer look counts
+Wanted = Callable[[int, int, int], float | None]  # (axis, value, slice): 0 to 1; None where nothing was said
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,17 @@ def near(volume: np.ndarray, t: int) -> np.ndarray:
 
 
 def visits(
-    plane: CasePlane, vote: PlaneVotes, labels: np.ndarray, candidates: Candidates | None, looks: Looks
+    plane: CasePlane,
+    vote: PlaneVotes,
+    labels: np.ndarray,
+    candidates: Candidates | None,
+    looks: Looks,
+    wanted: Wanted | None = None,
 ) -> Iterator[Visit]:
     """The small structures of every slice. labels: (S, R, C), the first result.
 
-    A structure that was found nowhere near is sought where expert and registration expect it.
+    A structure that was found nowhere near is sought where expert and registration expect it. wanted: who decides
+    instead of the size, where there is a word.
     """
     frame, axis = plane.images.frame, plane.images.axis
     if not worthwhile(plane.images, looks):
@@ -101,7 +109,11 @@ def visits(
             images = match.reference.images
             there = bounding(match.reference.labels[index] == value, images.frame)
             ratio = 1.0 if len(plane.images) == len(images) == 1 else side_mm(images) / side_mm(plane.images)
-            if there is not None and max(found.side, there.side * ratio) < looks.small:
+            if there is None:
+                continue
+            word = None if wanted is None else wanted(axis, value, t)
+            chosen = max(found.side, there.side * ratio) < looks.small if word is None else word >= SAID
+            if chosen:
                 yield Visit(value, t, found, mine[t], match, index, there, ratio)
 
 

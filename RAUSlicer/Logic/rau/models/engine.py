@@ -60,6 +60,12 @@ class Engine:
             **{package: version(package) for package in packages},
         }
 
+    def uses(self, settings: SegmentSettings) -> tuple[str, ...]:
+        """What these settings make of the VLM's cues; empty: it is not asked."""
+        if self.reasoning is None or settings.reasoning == "off":
+            return ()
+        return self.reasoning.uses if settings.reasoning == "auto" else self.reasoning.all_uses
+
     def remembered(self, key: str, make: Callable[[], EncodedReference]) -> EncodedReference:
         """The encoded reference of that content hash; made when it is not at hand. The oldest is let go."""
         if key not in self._kept:
@@ -121,6 +127,6 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
         ) from problem
     segmenter = Segmenter(model.eval().requires_grad_(False).to(device))
     wanted = (
-        settings.reasoning != "off" and manifest.vlm is not None and (manifest.vlm.uses or settings.reasoning == "on")
+        settings.reasoning != "off" and manifest.vlm is not None and (manifest.vlm.uses or settings.reasoning != "auto")
     )
     return Engine(folder, segmenter, encoder, device, load_reasoning(folder, segmenter, device) if wanted else None)

@@ -16,6 +16,7 @@ class Cue:
     state: (H,) float32, hidden state at its `<Seg>` token. mask: (GR, GR) float32 in 0 to 1, where the VLM itself sees
     it, coarsely. score: how sure the mask is, its mean where it is over a half (0 where it is nowhere).
     target: (G G, H) float32, states at the target's tokens (`rau.vlm.again`); None where nobody asked for them.
+    look: 0 to 1, whether a closer look is worth while (`rau.vlm.routing`); None where nobody asked.
     """
 
     presence: float
@@ -23,6 +24,7 @@ class Cue:
     state: np.ndarray
     mask: np.ndarray
     target: np.ndarray | None = None
+    look: float | None = None
 
     @property
     def score(self) -> float:
@@ -39,4 +41,6 @@ def between(first: Cue, second: Cue, share: float) -> Cue:
     x0, y0, x1, y1 = (mix(a, b) for a, b in zip(first.box, second.box))
     mask = (1 - share) * first.mask + share * second.mask
     near = first if share < 0.5 else second
-    return Cue(mix(first.presence, second.presence), (x0, y0, x1, y1), near.state, mask.astype(np.float32))
+    look = None if first.look is None or second.look is None else mix(first.look, second.look)
+    presence = mix(first.presence, second.presence)
+    return Cue(presence, (x0, y0, x1, y1), near.state, mask.astype(np.float32), look=look)

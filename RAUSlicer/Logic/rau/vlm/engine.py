@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rau.errors import ModelError
@@ -38,6 +38,13 @@ class Reasoning:
         if fusion is None:
             return ("presence", "boxes")
         return ("presence", "boxes", "fusion", *(("two-way",) if fusion.config.two_way != "off" else ()))
+
+    def routed(self) -> Reasoning | None:
+        """The same, asked for everything at once (`rau.vlm.routed_locate`); None where the VLM never learnt that."""
+        from rau.vlm.routed_locate import RoutedLocator
+
+        loaded, cache, device = self.locator.loaded, self.locator.cache, self.locator.device
+        return replace(self, locator=RoutedLocator(loaded, cache, device)) if loaded.routes else None
 
     def two_way(self, uses: Sequence[str]) -> str:
         """Which states of the target are needed for these uses, see `rau.sam.two_way`."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rau.vlm.boxes import Box, box_of_mask
 from rau.vlm.cues import Cue
-from rau.vlm.dialogue import Dialogue, encode
+from rau.vlm.dialogue import Dialogue, Encoded, encode
 from rau.vlm.pictures import overlay
 from rau.vlm.prefix import PrefixCache, read_with_prefix
 from rau.vlm.prompts import GRID, MOST, question, segment_answer
 from rau.vlm.store import Loaded
+
+if TYPE_CHECKING:
+    import torch
+
+    from rau.vlm.model import Reading
 
 
 @dataclass
@@ -60,7 +66,7 @@ class Locator:
         known: dict[str, Box] = {name: box for name, box in zip(names, anchors) if box is not None}
         if len(known) < len(names):
             raise ValueError("a structure has no pixel in the reference")
-        dialogue = Dialogue(names, question("segment", known, GRID), images, segment_answer(names))
+        dialogue = self._dialogue(known, images)
         with torch.inference_mode():
             encoded = encode(self.loaded.processor, [dialogue]).to(self.device)
             reasoner, twice = self.loaded.reasoner, two_way == "conditioned"
@@ -71,17 +77,23 @@ class Locator:
                 reading = read_with_prefix(reasoner, encoded, self._start, self.cache, key, twice)
             boxes = torch.tensor([known[name] for name in names], device=self.device)
             shares = share_of(torch.from_numpy(np.stack(list(masks.values()))), self.loaded.cells).to(self.device)
-            cues = reasoner.cues(reading, encoded.spots, encoded.of, boxes, shares)
-            numbers: tuple[torch.Tensor, ...] = (
-                cues.presence.sigmoid(),
-                cues.boxes.clamp(0, 1),
-                cues.states,
-                cues.masks.sigmoid(),
-            )
+            numbers = self._read_off(encoded, reading, boxes, shares)
             seen = target_states(reading, encoded.of, two_way)
             numbers += () if seen is None else (seen,)
             rows = zip(*(one.float().cpu().numpy() for one in numbers))
         return {name: _cue(*row) for name, row in zip(names, rows)}
+
+    def _dialogue(self, known: Mapping[str, Box], images: tuple[np.ndarray, ...]) -> Dialogue:
+        """Question and answer, with one `<Seg>` for each of the structures. known: their boxes in the reference."""
+        names = tuple(known)
+        return Dialogue(names, question("segment", known, GRID), images, segment_answer(names))
+
+    def _read_off(
+        self, encoded: Encoded, reading: Reading, anchors: torch.Tensor, shares: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Presence (K,), boxes (K, 4), states (K, H), masks (K, GR, GR), in parts of 1 where they are no states."""
+        cues = self.loaded.reasoner.cues(reading, encoded.spots, encoded.of, anchors, shares)
+        return cues.presence.sigmoid(), cues.boxes.clamp(0, 1), cues.states, cues.masks.sigmoid()
 
 
 def _cue(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rau.preparation import Case, CasePlane
     from rau.sam.propagation import Match
     from rau.vlm.engine import Reasoning
+    from rau.vlm.routed_locate import Said
 
 DOUBT = 0.05  # presence by which the threshold may be missed before a structure is not believed at all
 KEYS = 8  # slices of a volume that are asked about, at most
@@ -30,7 +31,7 @@ class CaseCues:
 
     cues: value -> key slice -> cue. tokens: alike, (C,) fused tokens. uses: what of it is made use of. attention: of
     each key slice, what `rau.vlm.evidence.summary` says of the slots that the states attended to. fields: as tokens,
-    (C, G, G) of `rau.sam.two_way`.
+    (C, G, G) of `rau.sam.two_way`. said: of each key slice, its routed answers.
     """
 
     axis: int
@@ -41,6 +42,7 @@ class CaseCues:
     threshold: float
     attention: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     fields: Mapping[int, Mapping[int, np.ndarray]] = field(default_factory=dict)
+    said: Mapping[int, tuple[Said, ...]] = field(default_factory=dict)
 
     def report(self, names: Mapping[int, str], place: Callable[[int, int], tuple[int, int]]) -> dict[str, Any]:
         """Ready for JSON: presence, box (fractions of the square picture) and score of each structure at the key
@@ -50,11 +52,28 @@ class CaseCues:
         def row(value: int, t: int, cue: Cue) -> dict[str, Any]:
             box = [round(v, 4) for v in cue.box]
             numbers = {"presence": round(cue.presence, 4), "box": box, "score": round(cue.score, 4)}
+            numbers |= {} if cue.look is None else {"look": round(cue.look, 4)}
             return {"structure": names[value], "slice": place(self.axis, t)[1], **numbers}
 
         rows = [row(value, t, cue) for value, known in self.cues.items() for t, cue in sorted(known.items())]
         attention = {str(place(self.axis, t)[1]): dict(one) for t, one in sorted(self.attention.items())}
-        return {"axis": place(self.axis, 0)[0], "uses": list(self.uses), "cues": rows, "attention": attention}
+        told = {"axis": place(self.axis, 0)[0], "uses": list(self.uses), "cues": rows, "attention": attention}
+        answers = [
+            {"slice": place(self.axis, t)[1], "modality": one.modality, "words": one.words, "fault": one.fault}
+            for t, some in sorted(self.said.items())
+            for one in some
+        ]
+        return {**told, "answers": answers} if answers else told
+
+    def look(self, axis: int, value: int, t: int) -> float | None:
+        """0 to 1, whether a closer look at a structure in slice t across a canonical axis is worth while; beyond the
+        first and last key slice as there. None where nobody asked.
+        """
+        known = {key: cue.look for key, cue in self.cues.get(value, {}).items() if cue.look is not None}
+        if axis != self.axis or not known:
+            return None
+        keys = sorted(known)
+        return float(np.interp(t, keys, [known[key] for key in keys]))
 
     def at(self, value: int, t: int) -> Cue | None:
         """The cue of a structure in slice t: a key slice's own, or of the two about it; None beyond them."""
@@ -134,16 +153,21 @@ def keys_of(plane: CasePlane) -> list[tuple[int, Match, int]]:
 
 def reason(case: Case, reasoning: Reasoning, uses: Sequence[str], go_on: Callable[[], None]) -> CaseCues:
     """Ask at the key slices of the first plane, all structures in one pass. go_on: called between slices; raises."""
+    from rau.vlm.routed_locate import RoutedLocator
+
     plane = case.planes[0]
     names = unique({one.value: one.name for one in case.structures})
     cues: dict[int, dict[int, Cue]] = {}
     tokens: dict[int, dict[int, np.ndarray]] = {}
     fields: dict[int, dict[int, np.ndarray]] = {}
     attention: dict[int, dict[str, Any]] = {}
+    said: dict[int, tuple[Said, ...]] = {}
     two_way = reasoning.two_way(uses)
     for t, match, index in keys_of(plane):
         go_on()
         found = ask(plane, t, match, index, names, reasoning, two_way)
+        if isinstance(reasoning.locator, RoutedLocator):
+            said[t] = tuple(reasoning.locator.said)
         for value, cue in found.items():
             cues.setdefault(value, {})[t] = replace(cue, target=None)
         if "fusion" in uses and reasoning.fusion is not None:
@@ -151,7 +175,7 @@ def reason(case: Case, reasoning: Reasoning, uses: Sequence[str], go_on: Callabl
             for kept, made in ((tokens, fused), (fields, seen)):
                 for value, one in made.items():
                     kept.setdefault(value, {})[t] = one
-    told = tuple(uses), reasoning.threshold, attention, fields
+    told = tuple(uses), reasoning.threshold, attention, fields, said
     return CaseCues(plane.images.axis, len(plane.images), cues, tokens, *told)
 
 
