@@ -42,7 +42,8 @@ from rau.vlm.store import Loaded, load_reasoner
 ROUTED, SEPARATE, ALONE = "one routed answer", "separate models", "routed model, asked one by one"
 SHIPPED, COPIED = "model it began from", "the reference's own"
 FIGURES = ("box", "presence", "dice", "modality", "modality known", "structure", "name", "look")
-COST = 0.02  # that one answer may lose against separate models in a figure before it is told as a loss
+APART = 0.02  # of a figure: below that two are told as alike
+EQUAL = 0.05  # of the routed run's time: by so much may that of the separate ones, together, differ from it
 TIMED = 6  # targets that are timed
 AT_ONCE = 8
 
@@ -98,21 +99,19 @@ def is_done(run: Path, minutes: float) -> bool:
     return (run / "reasoner").is_dir() and clock.is_file() and float(clock.read_text()) >= 60 * minutes
 
 
-def trained(variant: Variant, folder: Path, arguments: Namespace, sources: Mixtures) -> Loaded:
-    """The reasoner of a variant, trained unless it was. Raises RauError."""
-    run, settings = (
-        folder / f"routing-{variant.name}",
-        settings_of(variant, folder / f"routing-{variant.name}", arguments),
-    )
+def trained(variant: Variant, folder: Path, arguments: Namespace, sources: Mixtures) -> tuple[Loaded, float]:
+    """The reasoner of a variant, trained unless it was, and the seconds that took. Raises RauError."""
+    run = folder / f"routing-{variant.name}"
+    settings = settings_of(variant, run, arguments)
     if arguments.quick or not is_done(run, settings.minutes):
         for _ in train(settings, sources):
             pass
-    last = get_last_checkpoint(str(run))
+    last, seconds = get_last_checkpoint(str(run)), float((run / "seconds").read_text())
     steps = 0 if last is None else int(last.rpartition("-")[2])
-    common.say(f"  {variant.name}: {steps} steps in {float((run / 'seconds').read_text()):.0f} s of the processor")
+    common.say(f"  {variant.name}: {steps} steps in {seconds:.0f} s of the processor")
     loaded = load_reasoner(run / "reasoner")
     loaded.reasoner.eval().requires_grad_(False)
-    return loaded
+    return loaded, seconds
 
 
 @torch.no_grad()
@@ -170,25 +169,31 @@ def seconds_written(loaded: Loaded, items: Sequence[RoutedItem]) -> float:
     return float(np.mean(spent))
 
 
-def concluded(rows: dict[str, dict[str, float]], check: bool) -> int:
-    """Print the table and the figure; the exit status."""
+def concluded(rows: dict[str, dict[str, float]], seconds: dict[str, float]) -> bool:
+    """Print the table, what is better and worse, and the figure. Whether the runs had the same time.
+
+    seconds: of training, by variant.
+    """
     table: list[list[Cell]] = [[name, *(found.get(key) for key in (*FIGURES, "s"))] for name, found in rows.items()]
     print_table("Task routing", ["", *FIGURES, "s a target"], table)
     one, other = rows[ROUTED], rows[SEPARATE]
-    worse = [key for key in FIGURES if key in one and key in other and one[key] < other[key] - COST]
-    better = [key for key in FIGURES if key in one and key in other and one[key] > other[key] + COST]
+    gains = {key: one[key] - other[key] for key in FIGURES if key in one and key in other}
+    better, worse = ([key for key in gains if sign * gains[key] > APART] for sign in (1, -1))
     common.say(
         f"  one answer is better in: {', '.join(better) or 'nothing'}; worse in: {', '.join(worse) or 'nothing'}"
     )
+    if "s written" in one:
+        common.say(f"  to write it takes {one['s written']:.2f} s of the processor more")
+    whole, parts = seconds["routed"], sum(value for name, value in seconds.items() if name != "routed")
     told = [f"{key} {common.number(one.get(key))} ({common.number(other.get(key))})" for key in ("box", "dice", "name")]
-    common.say(f"one routed answer (separate models): {', '.join(told)}")
-    return int(check and bool(worse))
+    common.say(f"one routed answer (separate models, {parts:.0f} s as {whole:.0f} s): {', '.join(told)}")
+    return abs(whole - parts) <= EQUAL * whole
 
 
 def parser() -> ArgumentParser:
     made = ArgumentParser(description=__doc__)
     made.add_argument("--quick", action="store_true", help="two tiny steps of each run, on random anatomies")
-    made.add_argument("--check", action="store_true", help="exit with 1 when one answer loses against separate models")
+    made.add_argument("--check", action="store_true", help="exit with 1 when the runs had not the same time")
     made.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
     made.add_argument("--model", default="rau-mini", help="the model whose VLM the runs go on from")
     made.add_argument("--folder", type=Path, default=Path("runs"), help="where the runs lie, as routing-NAME")
@@ -202,20 +207,20 @@ def parser() -> ArgumentParser:
     return made
 
 
-def measured(arguments: Namespace, folder: Path) -> dict[str, dict[str, float]]:
-    """The rows of the table. Raises RauError."""
+def measured(arguments: Namespace, folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """The rows of the table, and the seconds of training by variant. Raises RauError."""
     sources = sources_of(arguments)
-    models = {one.name: trained(one, folder, arguments, sources) for one in VARIANTS}
+    made = {one.name: trained(one, folder, arguments, sources) for one in VARIANTS}
+    models = {name: loaded for name, (loaded, _) in made.items()}
     routed, count = models["routed"], 1 if arguments.quick else arguments.batches
     items = drawn(sources.validation, ASKS, routed.picture, count, 4 if arguments.quick else AT_ONCE)
     common.say(f"  {len(items)} questions, {sum(item.marked for item in items)} of them about a marked region")
     shipped = load_reasoner(find_model(arguments.model) / "vlm")
     shipped.reasoner.eval().requires_grad_(False)
-    apart = (("box",), ("outline",))
-    return {
+    rows = {
         COPIED: copied_scores(items),
         SHIPPED: plain_scores(shipped, items),
-        SEPARATE: {**one_by_one(models, items), "s": seconds_of(routed, items, apart)},
+        SEPARATE: {**one_by_one(models, items), "s": seconds_of(routed, items, (("box",), ("outline",)))},
         ALONE: one_by_one(dict.fromkeys(models, routed), items),
         ROUTED: {
             **routed_scores(routed, items),
@@ -223,6 +228,7 @@ def measured(arguments: Namespace, folder: Path) -> dict[str, dict[str, float]]:
             "s written": seconds_written(routed, items),
         },
     }
+    return rows, {name: seconds for name, (_, seconds) in made.items()}
 
 
 def main() -> int:
@@ -230,11 +236,11 @@ def main() -> int:
     arguments.data = None if arguments.quick else arguments.data or find_data()
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            rows = measured(arguments, Path(scratch) if arguments.quick else arguments.folder)
-        common.write_json(arguments.json, {"minutes": arguments.minutes, "rows": rows})
+            rows, seconds = measured(arguments, Path(scratch) if arguments.quick else arguments.folder)
+        common.write_json(arguments.json, {"minutes": arguments.minutes, "seconds": seconds, "rows": rows})
     except RauError as problem:
         return common.stop(problem)
-    return concluded(rows, arguments.check)
+    return int(not concluded(rows, seconds) and arguments.check and not arguments.quick)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -39,7 +40,7 @@ def spoilt(base, tmp_path):
 @pytest.mark.parametrize("tied", [False, True])
 def test_an_adapter_gives_back_the_same_states(base, tmp_path, tied):
     folder = write_base(tmp_path / "tied", tied=True) if tied else base
-    loaded = load_large(settings_of(folder, rank=4, cells=3))
+    loaded = replace(load_large(settings_of(folder, rank=4, cells=3)), routes=tied)
     fresh = reading_of(loaded).hidden
     wake(loaded)
     save_adapter(tmp_path / "adapter", loaded, {"steps": 2})
@@ -48,7 +49,7 @@ def test_an_adapter_gives_back_the_same_states(base, tmp_path, tied):
     assert not list(tmp_path.glob(".*"))
     assert str(tmp_path) not in (tmp_path / "adapter" / RECORD).read_text()
     again = load_adapter(tmp_path / "adapter", settings_of(folder, seed=9))
-    assert (again.settings.rank, again.reasoner.heads.config.cells) == (4, 3)
+    assert (again.settings.rank, again.reasoner.heads.config.cells, again.routes) == (4, 3, tied)
     want, got = reading_of(loaded), reading_of(again)
     assert torch.equal(want.hidden, got.hidden) and not torch.equal(want.hidden, fresh)
     assert torch.equal(loaded.reasoner.logits(want.hidden), again.reasoner.logits(got.hidden))
