@@ -192,6 +192,15 @@ def test_a_model_that_never_learnt_routing_goes_without_and_says_so(folders, wri
     assert pipeline.UNROUTED in other.warnings and other.report()["reasoning"] == {}
 
 
+def test_a_packed_model_is_still_routed(random_model, loaded, tmp_path):
+    from rau.training.pack import VlmRuns, pack
+
+    save_reasoner(tmp_path / "run" / "reasoner", loaded)
+    made = pack(random_model, random_model, tmp_path / "packed", "7", vlm=VlmRuns(tmp_path / "run"))
+    engine = load_engine(SegmentSettings(model=str(made.path), device="cpu", reasoning="routed"))
+    assert isinstance(engine.reasoning.routed().locator, RoutedLocator)
+
+
 def test_nothing_is_routed_unless_it_is_asked_for(folders, written):
     for reasoning in ("auto", "on"):
         assert "answers" not in run(folders["routed"], reasoning=reasoning).report()["reasoning"]
