@@ -42,7 +42,7 @@ def said(panel: Any) -> str:
     return " ".join((notice.title, *notice.lines)) if notice else ""
 
 
-def test_cancel_run_correct_save_reload(host: Any, chosen: Any, case: Any, tmp_path: Path, picture: Any) -> None:
+def test_cancel_run_correct_save_reload(host: Any, chosen: Any, case: Any, tmp_path: Path) -> None:
     panel, slicer = chosen, lazy.slicer()
     output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Work in progress")
     output.CreateDefaultDisplayNodes()
@@ -59,7 +59,6 @@ def test_cancel_run_correct_save_reload(host: Any, chosen: Any, case: Any, tmp_p
     assert panel.ui.segmentButton.text == "Cancel"
     assert reached(host, panel, 4), said(panel)
     assert output.GetSegmentation().GetNumberOfSegments() > 1, "live slices are in the scene"
-    picture("panel-running", panel.parent)
     panel.ui.segmentButton.click()
     assert finish(host, panel).phase == "cancelled"
     assert not difference(before, snapshot(case.target))
@@ -72,7 +71,6 @@ def test_cancel_run_correct_save_reload(host: Any, chosen: Any, case: Any, tmp_p
     print(f"worst stall of the event loop: {gaps}, run {state.seconds:.1f} s")
     assert state.phase == "done", said(panel)
     assert max(gaps.own) < WORST_STALL_MS
-    picture("panel-done", panel.parent)
     check_result(panel, case, output, by_hand)
 
     # correct a segment as the Segment Editor does, save, reload
@@ -144,7 +142,7 @@ def test_new_segmentation_lies_on_the_target_and_undo_removes_it(host: Any, chos
     assert "undone" in said(panel) and not panel.ui.resultSection.visible
 
 
-def photograph(host: Any, case: Any, node: Any, picture: Any) -> None:
+def look(host: Any, case: Any, node: Any) -> None:
     """The slice and 3-D views of the result; they show something of every segment's color."""
     from host.views import slice_view, three_d_view
 
@@ -152,12 +150,10 @@ def photograph(host: Any, case: Any, node: Any, picture: Any) -> None:
     views = [slice_view(host.application_logic, host.scene, case.target, offset=10.0, size=(640, 640))]
     flat = views[0].pixels()
     assert len(np.unique(flat.reshape(-1, 3), axis=0)) > 50
-    picture("slice-view", flat)
     node.CreateClosedSurfaceRepresentation()
     views.append(three_d_view(host.application_logic, host.scene, size=(640, 640)))
     solid = views[1].pixels()
     assert len(np.unique(solid.reshape(-1, 3), axis=0)) > 50
-    picture("3d-view", solid)
     for view in views:
         view.close()
 
@@ -176,7 +172,7 @@ def test_killed_worker_is_told_and_the_next_run_works(host: Any, chosen: Any, ca
     assert panel.ui.segmentButton.enabled
     press(panel)
     assert finish(host, panel).phase == "done", said(panel)
-    photograph(host, case, panel.ui.outputSelector.currentNode(), picture)
+    look(host, case, panel.ui.outputSelector.currentNode())
 
 
 def test_bad_inputs_are_told_in_one_line_and_leave_the_scene(host: Any, chosen: Any, case: Any) -> None:

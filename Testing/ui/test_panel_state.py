@@ -20,11 +20,10 @@ def settle(host: Any) -> None:
     host.spin(lambda: False, 0.03)
 
 
-def test_the_panel_leads_to_the_button(host: Any, panel: Any, case: Any, picture: Any) -> None:
+def test_the_panel_leads_to_the_button(host: Any, panel: Any, case: Any) -> None:
     """Each missing thing is named, in the message area and as tooltip; names and colors come from the reference."""
     button = panel.ui.segmentButton
     assert not button.enabled and title(panel) == "Pick a reference volume and its segmentation."
-    picture("panel-idle", panel.parent)
     row = panel.references.rows[0]
     row.volume.setCurrentNode(case.reference)
     settle(host)
@@ -33,7 +32,6 @@ def test_the_panel_leads_to_the_button(host: Any, panel: Any, case: Any, picture
     panel.ui.targetSelector.setCurrentNode(case.target)
     settle(host)
     assert button.enabled and title(panel) == ""
-    picture("panel-ready", panel.parent)
     tree = panel.ui.structuresTree
     names = [tree.topLevelItem(i).text(0) for i in range(tree.topLevelItemCount)]
     assert names == [case.segmentation.GetSegmentation().GetNthSegment(i).GetName() for i in range(len(names))]

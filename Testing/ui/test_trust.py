@@ -30,7 +30,7 @@ def views(host: Any, case: Any) -> Any:
 
 
 def test_every_structure_has_a_light_with_a_word_and_what_it_rests_on(
-    host: Any, chosen: Any, case: Any, copying: Path, picture: Any
+    host: Any, chosen: Any, case: Any, copying: Path
 ) -> None:
     """ "No result and no reason": what is doubtful, what is absent and why stand beside the names."""
     run(host, chosen)
@@ -43,7 +43,6 @@ def test_every_structure_has_a_light_with_a_word_and_what_it_rests_on(
     chosen.ui.resultTree.setCurrentItem(chosen.ui.resultTree.topLevelItem(3))
     assert "Expected Dice 0.92" in chosen.ui.detailsText.plainText and "Odd" not in chosen.ui.detailsText.plainText
     assert f"Check first: {found[0][0]}, {found[1][0]}" in chosen.message.notice.lines
-    picture("panel-trust", chosen.parent)
 
 
 def test_segments_are_flagged_by_trust_and_carry_where_they_come_from(
