@@ -27,7 +27,8 @@ IMAGE, LABELS = phantom()
 TOKEN = "a-token-for-tests-0123"
 
 # Speaks the protocol without torch. What it does is in the prompt of the settings:
-# "slices N SECONDS": N slices, that far apart; "die"; "deaf": does not hear a cancel. The result is the target plus 1.
+# "slices N SECONDS": N slices, that far apart; "die"; "deaf": does not hear a cancel; "short KIND": has not enough of
+# that. The result is the target plus 1.
 STAND_IN = r"""
 import json, os, queue, sys, threading, time
 import numpy as np
@@ -51,6 +52,9 @@ while True:
         os._exit(9)
     if words[0] == "deaf":
         time.sleep(60)
+    if words[0] == "short":
+        send(event="error", job=job, kind=words[1], message="Of this computer", hint="Here", exit_code=2, trace="")
+        continue
     target = np.load(os.path.join(folder, message["target"]["array"]), allow_pickle=False)
     np.save(os.path.join(folder, message["result"]), (target + 1).astype(np.uint16))
     last = {"event": "done", "report": {"structures": [], "slices": [], "warnings": [], "seconds": 1.0,

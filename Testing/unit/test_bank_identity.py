@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 
-import numpy as np
-import pydicom
 import pytest
 import SimpleITK as sitk
+from fake_patient import patient, strings_of, unpacked, write_case
 
-from builders import phantom, write_series
+from builders import phantom
 from rau.bank.bank import Bank
 from rau.bank.identity import identity_from, identity_of
 from rau.cli import main
@@ -20,55 +17,11 @@ from rau.export.writing import write_labels
 from rau.references.reference import Reference
 from rau.volume.itk import to_itk
 
-NAMES = ["Wolkenstein^Adalbert", "Ngoezi^Thandiwe", "Oezguer^Leyla", "Llanfair^Gwyn"]
-
-
-def patient(seed: int) -> dict[str, str]:
-    """A fake patient; no two of their values are alike, and none is a word of a header."""
-    rng = np.random.default_rng(seed)
-    digits = "".join(str(n) for n in rng.integers(0, 10, 7))
-    return {
-        "PatientName": NAMES[seed % len(NAMES)],
-        "PatientID": f"ZZ{digits}Q",
-        "PatientBirthDate": f"19{rng.integers(10, 99)}0{rng.integers(1, 9)}1{rng.integers(0, 9)}",
-        "AccessionNumber": f"ACX{digits[::-1]}",
-        "InstitutionName": "Klinikum Entenhausen",
-        "ReferringPhysicianName": "Brummbaer^Kunigunde",
-        "SeriesDescription": f"Untersuchung {digits}",
-        "PatientComments": f"Tochter von {NAMES[(seed + 1) % len(NAMES)]}",
-    }
-
-
-def strings_of(known: dict[str, str]) -> set[str]:
-    """Whole values, and each part of them of four characters or more."""
-    parts = {part for value in known.values() for part in value.replace("^", " ").split() if len(part) >= 4}
-    return {one.lower() for one in parts | set(known.values())} - {"tochter", "untersuchung"}
-
-
-def unpacked(folder: Path) -> bytes:
-    """Every byte of the folder: names of files, their contents, and what is compressed in them."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        found.append(str(path.relative_to(folder)).encode())
-        if path.is_file():
-            data = path.read_bytes()
-            found.append(data)
-            if path.suffix == ".nrrd":
-                found.append(gzip.decompress(data.split(b"\n\n", 1)[1]))
-            if path.suffix == ".png":
-                start = data.index(b"IDAT") + 4
-                found.append(zlib.decompressobj().decompress(data[start:]))
-    return b"\n".join(found).lower()
-
 
 def dicom_case(folder: Path, known: dict[str, str]) -> tuple[Path, Path]:
     volume, labels = phantom()
     series = folder / known["PatientName"] / known["PatientID"]
-    for file in write_series(series, volume):
-        dataset = pydicom.dcmread(file)
-        for keyword, value in known.items():
-            setattr(dataset, keyword, value)
-        dataset.save_as(file)
+    write_case(series, volume, known)
     return series, write_labels(labels, folder / f"{known['PatientID']}.seg.nrrd")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,22 @@ def test_the_panels_client_does_the_same_with_pythons_own_modules(server, tmp_pa
     with pytest.raises(Problem, match="does not know this job"):
         list(client.events(job))
     line.close()
+
+
+def test_a_full_disk_of_our_own_is_no_lost_server(server, small_disk):
+    """Told at once, not after a minute of asking the server again."""
+    disk = small_disk("64k")
+    job = begin(server)
+    events(server, job)
+    client = HttpClient(server.url, TOKEN, patience=60.0)
+    with suppress(OSError):
+        (disk / "others").write_bytes(b"x" * (64 << 10))
+    start = time.perf_counter()
+    with pytest.raises(OSError) as told:
+        client.fetch(job, "result", disk / "result.npy")
+    assert told.value.errno == errno.ENOSPC and time.perf_counter() - start < 5
+    with pytest.raises(FileNotFoundError):
+        client.upload(client.make(), disk / "gone.npy")
 
 
 def test_the_panels_client_says_what_is_wrong(server, tmp_path):

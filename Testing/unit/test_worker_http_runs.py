@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -62,6 +63,29 @@ def test_a_worker_that_dies_is_told_and_the_next_run_has_a_new_one(server):
     assert (last["kind"], last["event"]) == ("WorkerEnded", "error")
     assert "Run again" in last["hint"]
     assert events(server, begin(server))[-1]["event"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("DiskFull", "disk of the server"), ("OutOfMemory", "memory of the server")]
+)
+def test_what_the_server_has_not_enough_of_is_told_as_the_servers_and_the_next_run_works(server, kind, words):
+    last = events(server, begin(server, f"short {kind}"))[-1]
+    assert last["kind"] == kind and words in last["message"] and "Here" not in last["hint"]
+    assert events(server, begin(server))[-1]["event"] == "done"
+
+
+def test_a_server_whose_disk_is_full_refuses_an_upload_keeps_nothing_of_it_and_goes_on(small_disk, monkeypatch):
+    disk = small_disk("300k")
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    with Served() as server:
+        job = make(server)
+        (disk / "others").write_bytes(b"x" * (200 << 10))
+        refused(
+            put(server, job, "target.npy", npy(np.zeros((4, 200, 200), np.uint8))), 507, "disk of the server is full"
+        )
+        assert list((server.root / job).iterdir()) == []
+        (disk / "others").unlink()
+        assert put(server, job, "target.npy", npy(IMAGE.array)).status_code == 201
 
 
 def test_a_worker_that_does_not_hear_a_cancel_is_killed(server, monkeypatch):

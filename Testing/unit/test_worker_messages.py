@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rau.errors import InputError, ModelError
 from rau.settings import SegmentSettings
 from rau.worker import protocol
-from rau.worker.arrays import open_array, open_result
+from rau.worker.arrays import open_array, open_image, open_result
 from rau.worker.failure import failure_of
 from rau.worker.protocol import ProtocolError, SettingsError
 
@@ -96,6 +96,16 @@ def test_arrays_open_mapped_and_only_where_they_belong(tmp_path):
     for name in ("link.npy", "none.npy", "part.npy", "text.npy", "../a.npy"):
         with pytest.raises(ProtocolError):
             open_array(tmp_path, name)
+
+
+def test_the_modality_is_guessed_where_nobody_knows_it_as_for_a_file(tmp_path):
+    """Else a CT without its headers would be windowed one way from a file and another way from the panel."""
+    values = np.full((2, 3, 4), -1000, np.int16)
+    values[1] = 60
+    np.save(tmp_path / "a.npy", values)
+    for told, found in (("", "CT"), ("MR", "MR")):
+        message = protocol.ImageMessage(array="a.npy", geometry=GRID, modality=told)
+        assert open_image(tmp_path, message).modality == found
 
 
 def packed(content):

@@ -150,8 +150,7 @@ class HttpClient:
             told = json.loads(response.read())
             problem = Problem(told["message"], told.get("hint", ""), told.get("kind", "InputError"))
         except (ValueError, KeyError, TypeError):
-            text = _("The server answered with status {n}").format(n=response.status)
-            problem = Problem(text, _("Is it rau serve?"))
+            problem = not_ours(response.status)
         raise problem
 
     def _patiently(self, ask: Any, patience: float | None = None) -> Any:
@@ -185,6 +184,17 @@ def address_of(url: str) -> tuple[bool, str, int | None]:
     except ValueError:
         pass
     raise Problem(_("The address of the server is not usable"), _("Give one like http://127.0.0.1:8417"))
+
+
+def not_ours(status: int) -> Problem:
+    """An answer that rau serve does not give: of a proxy before it, or of another program."""
+    if status in (502, 503, 504):
+        text = _("What stands before the server, a proxy, gets no answer from it (status {n})")
+        return Problem(text.format(n=status), _("Look whether rau serve runs there, then run again"), "ServerGone")
+    if status == 413:
+        text = _("What stands before the server, a proxy, takes no images of this size (status {n})")
+        return Problem(text.format(n=status), _("Have its limit raised, crop the images, or compute on this computer"))
+    return Problem(_("The server answered with status {n}").format(n=status), _("Is it rau serve?"))
 
 
 def not_a_server(host: str) -> Problem:

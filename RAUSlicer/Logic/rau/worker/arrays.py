@@ -36,8 +36,11 @@ def open_array(folder: Path, name: str, mode: str = "r") -> np.ndarray:
 
 
 def open_image(folder: Path, message: ImageMessage) -> Volume:
-    """The image of a message. Raises ProtocolError, and InputError for NaN and constant images."""
-    from rau.volume.reading import usable
+    """The image of a message; its modality is guessed where nobody knows it, as for a file (`rau.volume.reading`).
+
+    Raises ProtocolError, and InputError for NaN and constant images.
+    """
+    from rau.volume.reading import guess_modality, usable
 
     array, geometry = open_array(folder, message.array), message.geometry.geometry()
     colour = array.ndim == 4 and array.shape[3] == 3 and array.dtype == np.uint8
@@ -46,7 +49,9 @@ def open_image(folder: Path, message: ImageMessage) -> Volume:
     name = message.source or "The image"
     if array.dtype == bool:
         array = array.astype(np.uint8)
-    return Volume(usable(array, name), geometry, message.modality, message.source, message.spacing_known)
+    array = usable(array, name)
+    modality = message.modality or guess_modality(array)
+    return Volume(array, geometry, modality, message.source, message.spacing_known)
 
 
 def open_reference(folder: Path, message: ReferenceMessage) -> tuple[Reference, tuple[str, ...]]:
