@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
+from typing import Any
 
 
 def say(**message: object) -> None:
@@ -14,6 +16,10 @@ def say(**message: object) -> None:
 
 def ready(version: int = 1) -> None:
     say(event="ready", protocol=version, versions={}, device="cpu")
+
+
+def structures(message: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(message["references"][0]["structures"])
 
 
 def main(fault: str) -> int:
@@ -45,6 +51,13 @@ def main(fault: str) -> int:
                 time.sleep(600)
             elif fault == "slice beyond":
                 say(event="slice", job=job, done=1, total=1, index=10**6, axis=0, has_labels=True, score=1.0, ms=1.0)
+            elif fault == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif fault == "nothing found":
+                rows = [{"name": one["name"], "value": one["value"], "present": False} for one in structures(message)]
+                say(event="done", job=job, report={"structures": rows, "warnings": [], "slices": []})
+            elif fault == "model missing":
+                say(event="error", job=job, kind="ModelError", message="No model X", hint="Get it", exit_code=4)
             elif fault == "old words":
                 say(event="done", job=job + 7, report={})
                 say(event="error", job=job, kind="InputError", message="A reason", hint="A way out", exit_code=2)
