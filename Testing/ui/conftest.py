@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +109,19 @@ def picture(host: Any) -> Callable[[str, Any], None]:
             what.resize(size)
 
     return save
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder of the test; under a name that can be shown where pictures are taken."""
+    if os.environ.get("RAU_SCREENSHOTS") != "1":
+        yield tmp_path
+        return
+    folder = Path(tempfile.gettempdir()) / "rauslicer"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -10,11 +10,8 @@ patient, which the panel never sees.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +30,13 @@ RUN_SECONDS = 900.0  # on a busy computer
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where everything is put; under a name that can be shown where pictures are taken."""
-    if os.environ.get("RAU_SCREENSHOTS") != "1":
-        yield tmp_path
-        return
-    place = Path(tempfile.gettempdir()) / "rauslicer"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    yield place
-    shutil.rmtree(place)
-
-
-@pytest.fixture
-def newcomer(host: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def newcomer(host: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The panel as it opens for the first time: no setting, no environment, an empty scene."""
     settings = lazy.slicer().app.userSettings()
     for name in ("Python", "WheelFolder", "Proxy", "BankFolder", "ExportFolder"):
         settings.setValue(f"RAUSlicer/{name}", "")
     monkeypatch.delenv("RAU_PYTHON")
-    monkeypatch.setenv("RAU_ENVIRONMENT", str(folder / "environment"))
+    monkeypatch.setenv("RAU_ENVIRONMENT", str(place / "environment"))
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     return host.open_module(MODULE)
 
@@ -91,8 +75,8 @@ def fold(host: Any, panel: Any, *shown: str) -> None:
     settle(host)
 
 
-def test_from_empty_settings_to_a_dicom_seg(host: Any, newcomer: Any, folder: Path, picture: Any) -> None:
-    panel, clock = newcomer, Clock()
+def test_from_empty_settings_to_a_dicom_seg(host: Any, newcomer: Any, place: Path, picture: Any) -> None:
+    panel, folder, clock = newcomer, place, Clock()
     set_up(host, panel, folder, picture)
     clock("set up")
     target, truth = try_it(host, panel, picture)

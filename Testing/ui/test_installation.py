@@ -173,10 +173,10 @@ def test_quitting_keeps_the_half_and_another_window_waits(host: Any, setup: Setu
 
 # -- the box in the panel
 def test_the_box_shows_what_would_be_done_does_it_and_removes_it_after_a_second_press(
-    host: Any, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, picture: Any
+    host: Any, tmp_path: Path, place: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, picture: Any
 ) -> None:
     no_check(monkeypatch)
-    monkeypatch.setenv("RAU_ENVIRONMENT", str(tmp_path / "environment"))
+    monkeypatch.setenv("RAU_ENVIRONMENT", str(place / "environment"))
     monkeypatch.setenv("PATH", HERE)
     monkeypatch.delenv("RAU_PYTHON")
     panel = host.open_module(MODULE)
@@ -189,7 +189,7 @@ def test_the_box_shows_what_would_be_done_does_it_and_removes_it_after_a_second_
     box.wheels_edit.currentPath = ""
     box.main_button.click()
     assert host.spin(lambda: box.main_button.text == "Download and install", 20), said()
-    assert "Downloads about" in box.plan_label.text and not (tmp_path / "environment").exists()
+    assert "Downloads about" in box.plan_label.text and not (place / "environment").exists()
     panel.ui.structuresSection.collapsed = True
     host.spin(lambda: False, 0.05)
     assert "Disk: " in box.plan_label.text and box.plan_label.height >= box.plan_label.heightForWidth(
@@ -204,12 +204,12 @@ def test_the_box_shows_what_would_be_done_does_it_and_removes_it_after_a_second_
     assert host.spin(lambda: box.installation.state.phase == "made", 60), box.installation.state
     assert said().kind == "done" and box.main_button.text == "Repair" and box.status_label.text.startswith("Ready")
     python = environment.find_python("", os.environ)
-    assert Path(python).is_relative_to(tmp_path / "environment"), "the panel uses it from now on"
+    assert Path(python).is_relative_to(place / "environment"), "the panel uses it from now on"
     box.remove_button.click()
     assert box.remove_button.text == "Press again to remove" and Path(python).exists()
     box.remove_button.click()
     assert host.spin(lambda: box.installation.state.phase == "none", 20)
-    assert not (tmp_path / "environment").exists()
+    assert not (place / "environment").exists()
 
 
 # -- what goes wrong, in one line each

@@ -8,7 +8,7 @@ import numpy as np
 import qt
 
 from RAUSlicerLib.i18n import tr as _
-from RAUSlicerLib.nodes import LABELMAP, ijk_to_ras, image_to_world, modality_of, same_grid, scalars_of
+from RAUSlicerLib.nodes import LABELMAP, ijk_to_ras, image_to_world, modality_of, pixels_of, same_grid, scalars_of
 from RAUSlicerLib.problems import Problem
 
 OBLIQUE = 0.95  # cosine to the nearest axis of the body, as the engine has it
@@ -56,8 +56,6 @@ def thumbnail(volume: Any, segmentation: Any, size: int) -> Any:
 
     None when the volume has no voxels, or they are no image.
     """
-    from RAUSlicerLib.nodes import pixels_of
-
     try:
         array = pixels_of(volume)
     except Problem:
