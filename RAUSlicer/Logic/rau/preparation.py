@@ -182,17 +182,18 @@ def encode(
     spacing: tuple[float, float, float],
     axis: int,
     values: tuple[int, ...],
+    region: tuple[int, int, int, int] | None = None,
 ) -> EncodedReference:
     """A reference made ready for one plane; from the engine's memory when the same content was there before."""
     from rau.models.engine import content_hash
     from rau.references.encoded import EncodedReference
 
     def make() -> EncodedReference:
-        images, maps = Planes(pixels, axis, spacing), Planes(labels, axis, spacing)
+        images, maps = Planes(pixels, axis, spacing, region), Planes(labels, axis, spacing)
         return EncodedReference(images, maps, values, describe(engine, images))
 
     model = tuple(sorted(engine.folder.manifest.files.items()))
-    return engine.remembered(content_hash(pixels, labels, spacing, axis, values, model), make)
+    return engine.remembered(content_hash(pixels, labels, spacing, axis, values, region, model), make)
 
 
 def describe(engine: Engine, planes: Planes) -> np.ndarray:
@@ -224,7 +225,7 @@ def laid(engine: Engine, images: Planes, references: Sequence[Ready], values: tu
         if one.registered is None:
             continue
         image, labels = one.registered.image, one.registered.labels
-        encoded = encode(engine, image, labels, images.spacing, images.axis, values)
+        encoded = encode(engine, image, labels, images.spacing, images.axis, values, images.region)
         similarity = (described * encoded.descriptors).sum(1)
         matches.append(Match(encoded, number, np.arange(len(images)), similarity))
     return matches
@@ -233,6 +234,18 @@ def laid(engine: Engine, images: Planes, references: Sequence[Ready], values: tu
 def _laid_volumes(engine: Engine, images: Planes, references: Sequence[Ready], values: tuple[int, ...]) -> list[Match]:
     """`laid`, for volumes; a picture keeps its own texture in memory."""
     return laid(engine, images, references, values) if len(images) > 1 else []
+
+
+def looked_at(images: Planes, references: Sequence[Ready], corrected: Corrected | None) -> Planes:
+    """The slices with the region in which the laid references show something; none where one reference is not laid."""
+    from rau.references.region import ALIKE, region_of
+
+    laid_on = [one.registered for one in references]
+    if len(images) == 1 or any(one is None or one.after < ALIKE for one in laid_on):
+        return images
+    shown = [one.labels for one in laid_on if one is not None]
+    drawn = [] if corrected is None else [corrected.labels]
+    return replace(images, region=region_of([*shown, *drawn], images))
 
 
 def lay(target: np.ndarray, geometry: Geometry, one: Ready, match: Match) -> Ready:
@@ -308,6 +321,8 @@ def prepare(
     if settings.registration == "auto":
         tell(StageEvent("register"))
         theirs = [lay(pixels, geometry, one, match) for one, match in zip(theirs, retrieved[0], strict=True)]
+        if settings.region == "auto" and not engine.uses(settings):
+            cuts = [looked_at(images, theirs, corrected) for images in cuts]
     planes = [
         CasePlane(images, tuple(_laid_volumes(engine, images, theirs, values) or matches), tuple(matches))
         for images, matches in zip(cuts, retrieved, strict=True)

@@ -33,6 +33,10 @@ class SegmentSettings(BaseModel):
         "auto",
         description="Lay references onto the target first (affine, then deformable), or leave them as they are",
     )
+    region: Literal["auto", "off"] = Field(
+        "auto",
+        description="Of volumes look only at the part of the slices where registration expects structures, or at all",
+    )
     adaptation: Literal["auto", "off"] = Field(
         "auto",
         description="Train a small expert on the references first (about a second each), or use the model as it is",

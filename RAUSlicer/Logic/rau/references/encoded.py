@@ -51,11 +51,11 @@ class EncodedReference:
             here = [value for value in self.values if index in self.where[value]]
             size, device = segmenter.size, segmenter.device
             with torch.inference_mode():
-                image = normalise(to_square(self.images[index][None], self.images.frame, size))
+                image = normalise(to_square(self.images[index][None], self.images.sight, size))
                 features = segmenter.encode(image.to(device)).rows(
                     torch.zeros(len(here), dtype=torch.long, device=device)
                 )
-                masks = masks_to_square(np.stack([labels == v for v in here]), self.labels.frame, size)
+                masks = masks_to_square(np.stack([labels == v for v in here]), self.images.sight, size)
                 memory = segmenter.remember(features, masks.to(device))
             self._memories[index] = (memory, {value: row for row, value in enumerate(here)})
             while len(self._memories) > 1 and sum(one.nbytes for one, _ in self._memories.values()) > MOST_BYTES:
@@ -75,8 +75,8 @@ class EncodedReference:
 
         memory, row_of = self.memory(segmenter, index)
         rows = torch.tensor([row_of[value] for value in values], device=segmenter.device)
-        image = normalise(to_square(self.images[index][None], self.images.frame, segmenter.size))
+        image = normalise(to_square(self.images[index][None], self.images.sight, segmenter.size))
         features = segmenter.encode(image.to(segmenter.device)).rows(torch.zeros_like(rows))
         labels = self.labels[index]
-        masks = masks_to_square(np.stack([labels == v for v in values]), self.labels.frame, segmenter.size)
+        masks = masks_to_square(np.stack([labels == v for v in values]), self.images.sight, segmenter.size)
         return slots_of(features, masks.to(segmenter.device), memory.rows(rows), side)

@@ -22,9 +22,11 @@ LEVELS = ((12_000, 60), (80_000, 60), (300_000, 40))  # voxels at most, demons i
 FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures: pixels
 SAMPLES, FLAT_SAMPLES = 40_000, 8_000  # of the affine metric, of volumes and of pictures
 PLACES = 64  # points along each axis at which `Registered.places` is asked for
-SHIFT_PIXELS = 10_000  # of a picture, at most, when it is moved over the other one
+SHIFT_PIXELS = 10_000  # at most, when one image is moved over the other
+TURNS = (0, -15, 15, -30, 30, -45, 45)  # degrees in the plane of the slices
+TURNED = 0.03  # by which a turn must make the images more alike
 NEAR = 0.04  # of the extent: a shift below is left to the affine search
-ELSEWHERE = 0.05  # by which the correlation must grow for a picture to lie elsewhere
+ELSEWHERE = 0.05  # by which the correlation must grow for an image to lie elsewhere
 STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before the affine search begins
 
 
@@ -120,9 +122,7 @@ def register(
     masks = as_image(labels.astype(np.uint16), reference_spacing, sitk.sitkUInt16)
     start = beginning(fixed, moving, shift)
     with one_thread():
-        affine = affine_search(fixed, moving, start)
-        if fixed.GetDimension() == 2:
-            affine = elsewhere(fixed, moving, start, affine)
+        affine = elsewhere(fixed, moving, start, affine_search(fixed, moving, start))
     field = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
 
@@ -200,19 +200,16 @@ def affine_search(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTrans
 def elsewhere(
     fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTransform, affine: sitk.AffineTransform
 ) -> sitk.AffineTransform:
-    """`affine`, or where two pictures lie far apart the affine found from where they fit best, moved over each other.
+    """`affine`, or where the two lie apart or turned the affine found from where they fit best, turned and moved.
 
     That one must make them clearly more alike (ELSEWHERE): a search from centre on centre stays near it.
     """
     import SimpleITK as sitk
 
-    moved = sitk.AffineTransform(start)
-    step = best_shift(fixed, sitk.Resample(moving, fixed, start, sitk.sitkLinear, 0.0))
-    if max(abs(s) / (n * mm) for s, n, mm in zip(step, fixed.GetSize(), fixed.GetSpacing())) < NEAR:
+    begin = best_start(fixed, moving, start)
+    if begin is None:
         return affine
-    back = np.array(start.GetMatrix()).reshape(2, 2) @ step  # a point of the target goes back before it is sent over
-    moved.SetTranslation([a - b for a, b in zip(start.GetTranslation(), back)])
-    other = affine_search(fixed, moving, moved)
+    other = affine_search(fixed, moving, begin)
     here = sitk.GetArrayFromImage(fixed)
     one, two = (
         correlation(here, sitk.GetArrayFromImage(sitk.Resample(moving, fixed, found, sitk.sitkLinear, 0.0)))
@@ -221,18 +218,69 @@ def elsewhere(
     return other if two > one + ELSEWHERE else affine
 
 
-def best_shift(fixed: sitk.Image, moving: sitk.Image) -> np.ndarray:
-    """(x, y) mm by which the moving picture is to be moved to correlate best with the fixed one; of one grid."""
+def best_start(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTransform) -> sitk.AffineTransform | None:
+    """`start` after the turn in the plane and the shift by which the two correlate best; None: near `start` itself."""
+    import SimpleITK as sitk
+
+    here = coarse(fixed, SHIFT_PIXELS)
+    middle = np.array(fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()]))
+    best: tuple[float, float, np.ndarray] = (-1.0, 0.0, np.zeros(len(middle)))
+    for angle in TURNS:
+        turned = after(start, turn(angle, len(middle)), middle, np.zeros(len(middle)))
+        likeness, step = best_shift(here, sitk.Resample(coarse_like(moving, here), here, turned, sitk.sitkLinear, 0.0))
+        if likeness > best[0] + (TURNED if angle else 0.0):
+            best = (likeness, angle, step)
+    _, angle, step = best
+    away = max(abs(s) / (n * mm) for s, n, mm in zip(step, fixed.GetSize(), fixed.GetSpacing()))
+    return after(start, turn(angle, len(middle)), middle, step) if angle or away >= NEAR else None
+
+
+def turn(angle: float, dimension: int) -> np.ndarray:
+    """A turn by `angle` degrees in the plane of the first two axes (columns and rows); (dimension, dimension)."""
+    matrix, radians = np.eye(dimension), np.deg2rad(angle)
+    matrix[:2, :2] = [[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]]
+    return matrix
+
+
+def after(
+    start: sitk.AffineTransform, turned: np.ndarray, middle: np.ndarray, step: np.ndarray
+) -> sitk.AffineTransform:
+    """A point of the target goes back by `step`, is turned about `middle`, and goes where `start` sends it."""
+    import SimpleITK as sitk
+
+    found, centre = sitk.AffineTransform(start), np.array(start.GetCenter())
+    size = len(middle)
+    found.SetMatrix((np.array(start.GetMatrix()).reshape(size, size) @ turned).ravel().tolist())
+    sent = np.array(start.TransformPoint((turned @ (centre - step - middle) + middle).tolist()))
+    found.SetTranslation((sent - centre).tolist())
+    return found
+
+
+def coarse_like(image: sitk.Image, other: sitk.Image) -> sitk.Image:
+    """`image`, smoothed as far as the voxels of `other` are larger than its own."""
+    import SimpleITK as sitk
+
+    for axis, (mine, theirs) in enumerate(zip(image.GetSpacing(), other.GetSpacing())):
+        if theirs > 1.5 * mine and image.GetSize()[axis] >= SMALLEST:
+            image = sitk.RecursiveGaussian(image, 0.5 * theirs, direction=axis)
+    return image
+
+
+def best_shift(fixed: sitk.Image, moving: sitk.Image) -> tuple[float, np.ndarray]:
+    """(correlation, mm along x, y[, z]) by which the moving image is to be moved to correlate best with the fixed one.
+
+    Both on one grid, of few pixels.
+    """
     import SimpleITK as sitk
     from scipy import fft
 
-    small = [coarse(one, SHIFT_PIXELS) for one in (fixed, moving)]
-    a, b = (array - array.mean() for array in map(sitk.GetArrayFromImage, small))
+    a, b = (array - array.mean() for array in map(sitk.GetArrayFromImage, (fixed, moving)))
     shape = [fft.next_fast_len(2 * n) for n in a.shape]
-    product = fft.irfft2(fft.rfft2(a, shape) * np.conj(fft.rfft2(b, shape)), shape)
+    product = fft.irfftn(fft.rfftn(a, shape) * np.conj(fft.rfftn(b, shape)), shape)
     peak = np.array(np.unravel_index(int(product.argmax()), product.shape))
     peak = np.where(peak > np.array(shape) / 2, peak - np.array(shape), peak)
-    return np.asarray(peak[::-1] * np.array(small[0].GetSpacing()))
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(product.max()) / norm if norm else 0.0, np.asarray(peak[::-1] * np.array(fixed.GetSpacing()))
 
 
 def deformation(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:

@@ -205,7 +205,7 @@ def prompts_of(
     slices = [np.take(volume, t, planes.axis) for volume in volumes if volume is not None]
     if not slices or len(slices) < len(values):
         return None
-    return to_square(np.stack(slices), planes.frame, segmenter.size).to(segmenter.device)
+    return to_square(np.stack(slices), planes.sight, segmenter.size).to(segmenter.device)
 
 
 def segment_slice(
@@ -237,7 +237,7 @@ def segment_slice(
     picked = [chosen[v] for v in asked]
     slots = max(len(one) for one in picked)
     with torch.inference_mode():
-        image = normalise(to_square(planes[t][None], planes.frame, segmenter.size)).to(segmenter.device)
+        image = normalise(to_square(planes[t][None], planes.sight, segmenter.size)).to(segmenter.device)
         features = segmenter.encode(image)
         references = [pick_rows(picked, slot) for slot in range(slots)]
         neighbours = direction.memories(segmenter, asked)
@@ -246,7 +246,7 @@ def segment_slice(
         hinted = advice.hinted if advice is not None else None
         rows = Rows(features.expand(len(asked)), references, neighbours, prompts, bool(direction.length))
         masks = decode(segmenter, rows, asked, hints, hinted)
-        probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.frame)
+        probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.sight)
         presence = masks.presence.sigmoid().cpu().numpy()
         iou = masks.iou.clamp(0, 1).cpu().numpy()
     if masks.memory is not None:

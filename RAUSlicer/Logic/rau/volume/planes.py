@@ -11,11 +11,15 @@ from rau.sam.pixels import Frame
 
 @dataclass(frozen=True)
 class Planes:
-    """The slices of `array` (S, R, C[, 3]) across `axis`; spacing: mm along each array axis."""
+    """The slices of `array` (S, R, C[, 3]) across `axis`; spacing: mm along each array axis.
+
+    region: the part of every slice that the segmenter looks at, see `rau.sam.pixels.Frame`; None: all of it.
+    """
 
     array: np.ndarray
     axis: int
     spacing: tuple[float, float, float]
+    region: tuple[int, int, int, int] | None = None
 
     def __len__(self) -> int:
         return int(self.array.shape[self.axis])
@@ -34,3 +38,8 @@ class Planes:
         shape = [n for i, n in enumerate(self.array.shape[:3]) if i != self.axis]
         spacing = [s for i, s in enumerate(self.spacing) if i != self.axis]
         return Frame.of((shape[0], shape[1]), (spacing[0], spacing[1]))
+
+    @property
+    def sight(self) -> Frame:
+        """How what the segmenter looks at sits in its square: the region, or the whole slice."""
+        return self.frame if self.region is None else self.frame.within(self.region)
