@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from rau.vlm.dialogue import Encoded, spots_of, token_of
 from rau.vlm.routing import END
 from rau.vlm.vocabulary import DET, LOOK, SEG
 
 if TYPE_CHECKING:
+    import torch
+
     from rau.vlm.model import Reading, Reasoner
     from rau.vlm.store import Loaded
 
@@ -59,6 +59,8 @@ def routed_cues(
     """rows: of `route_spots`, and det_anchors (K, 4), det_shares, seg_shares (K, GR, GR) of the reference as in
     `Reasoner.cues`, mates (K,): of each `<Det>`, which `<Seg>` is the same structure's, -1 for none. ids: `token_ids`.
     """
+    import torch
+
     heads, hidden = reasoner.heads, reading.hidden
     fields, places = heads.fields(reading.target), heads.places(reading.target, reading.reference)
 
@@ -85,6 +87,8 @@ def open_routes(loaded: Loaded) -> Loaded:
 
     In place; nothing changes where routing was trained before.
     """
+    import torch
+
     if not loaded.routes:
         ids = token_ids(loaded.processor.tokenizer)
         base = loaded.reasoner.base
