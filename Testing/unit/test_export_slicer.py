@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,14 @@ GRIDS = {
     "sagittal": Geometry((6, 8, 7), (3.0, 0.9, 0.7), (1.0, 2.0, 3.0), signed_permutation((0, 2, 1), (1, -1, 1))),
     "oblique": Geometry((6, 8, 7), (3.0, 0.9, 0.7), (1.0, 2.0, 3.0), np.linalg.det(rotation(5)) * rotation(5)),
 }
+
+
+def test_torch_comes_before_vtk_into_a_test_process(slicer):
+    """The other way round it may crash: see `TorchFirst` in the root conftest."""
+    pytest.importorskip("torch")
+    assert sys.modules["vtkmodules"]
+    order = list(sys.modules)
+    assert order.index("torch") < order.index("vtkmodules")
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ class WorkerClient:
 
     def _reason(self) -> str:
         """What Python said last when it ended with an exception."""
-        if any(line.startswith("Traceback") or "Error" in line for line in self.log):
+        if any(line.startswith("Traceback") or "rror: " in line for line in self.log):  # not the kind of an error told
             return self.log[-1].strip()[:200]
         if self.log and "No module named" in self.log[-1]:
             return self.log[-1].rpartition(": ")[2][:200]
