@@ -243,13 +243,19 @@ def export(host: Any, panel: Any, folder: Path, target: Any, picture: Any) -> No
 
 
 def from_the_bank(host: Any, panel: Any, picture: Any) -> None:
-    """The next case can start from this one."""
+    """The next case, here patient A, can start from this one: how much do they look alike?"""
+    (row,) = panel.references.rows
+    patient = row.volume.currentNode()
+    row.volume.setCurrentNode(None)
+    row.segmentation.setCurrentNode(None)
+    panel.ui.targetSelector.setCurrentNode(patient)
+    fold(host, panel, "references", "bank", "target")
     press(host, panel, "bankListButton")
-    fold(host, panel, "bank")
-    ((title, *_rest),) = rows(panel.ui.bankTree)
-    assert title.startswith("Upper abdomen")
     panel.ui.bankTree.topLevelItem(0).setCheckState(0, lazy.qt().Qt.Checked)
     settle(host)
+    told = press(host, panel, "matchButton")
+    ((title, kind, _spacing, match),) = rows(panel.ui.bankTree)
+    assert (title, kind) == ("Upper abdomen", "CT axial") and 0.7 < float(match) <= 1 and match in told
     picture("path-10-bank", panel.parent)
 
 
