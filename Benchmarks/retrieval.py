@@ -8,8 +8,8 @@ least one wanted structure. Then, with descriptors alone, over all cases:
 - slices: for each structure in a target slice, whether the aligned slice of the retrieved reference shows it too
   (beside: the slice at the same relative position of it; and of a random reference);
 - looks alone: whether the first entry is of the target's set, when neither structures nor modality are known;
-- mismatch: a bank of other modalities only is to be doubted, the retrieved entry of the target's own set is not; with
-  modalities told, and by looks and colour alone.
+- mismatch: entries of other modalities are to be doubted, the retrieved entry of the target's own set is not; with
+  modalities told, and by looks and colour alone (what the target is, is then guessed from the entries most alike).
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ def mismatch_part(run: Setting) -> dict[str, float | None]:
     """Rates over all cases, 0 to 1; see the head of this file."""
     sets = {one.entry: one.case.set for one in run.members}
     modality = {one.entry: one.modality for one in run.members}
-    found: dict[str, list[float]] = {name: [] for name in ("same_set", "told", "untold", "false", "similarity")}
+    rates = ("same_set", "told", "untold", "false", "untold_false", "similarity")
+    found: dict[str, list[float]] = {name: [] for name in rates}
     for member in run.members:
         told = run.ranked(member, member.reference.image)
         untold = run.ranked(member, replace(member.reference.image, modality=""))
@@ -217,9 +218,10 @@ def mismatch_part(run: Setting) -> dict[str, float | None]:
             best = next(one for one in untold if modality[one.entry.id] != member.modality)
             found["untold"].append(float(bool(best.doubts)))
             found["similarity"].append(best.similarity or 0.0)
-        right = [one for one in told if sets[one.entry.id] == member.case.set]
-        if right:
-            found["false"].append(float(bool(right[0].doubts)))
+        for name, ranked in (("false", told), ("untold_false", untold)):
+            right = [one for one in ranked if sets[one.entry.id] == member.case.set]
+            if right:
+                found[name].append(float(bool(right[0].doubts)))
     return {name: mean(values) for name, values in found.items()}
 
 
@@ -230,7 +232,8 @@ def tell_looks(recall: dict[str, dict[str, float | None]], rates: dict[str, floa
     common.say(f"first by looks alone is of the same set: {common.number(rates['same_set'])}")
     common.say(
         f"other modality doubted: {common.number(rates['told'])} when it is told, {common.number(rates['untold'])} by "
-        f"looks and colour alone; the right set doubted: {common.number(rates['false'])}"
+        f"looks and colour alone; the right set doubted: {common.number(rates['false'])} and "
+        f"{common.number(rates['untold_false'])}"
     )
 
 

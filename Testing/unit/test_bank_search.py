@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
@@ -15,7 +18,7 @@ from rau.bank import descriptors
 from rau.bank.bank import Bank
 from rau.bank.descriptors import encoder_key, mean_of, slice_descriptors, volume_descriptors
 from rau.bank.files import image_hash
-from rau.bank.search import LEAST, judged, pick, rank
+from rau.bank.search import LEAST, NEAREST, Candidate, doubted_by_looks, judged, modality_by_looks, pick, rank
 from rau.cli import main
 from rau.errors import InputError
 from rau.models import store
@@ -371,3 +374,34 @@ def test_what_another_process_adds_and_removes_is_seen_by_a_bank_that_is_open(ba
     assert len(bank.entries()) == 2
     other.remove(one.id)
     assert [found.entry.id for found in rank(bank, target(), engine)] == [two.id]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["CT", "MR", ""]), st.booleans()), max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_an_untold_target_is_what_the_three_most_alike_agree_on(told):
+    made = [
+        Candidate(SimpleNamespace(modality=kind), similarity=0.9 - 0.01 * k if seen else None)
+        for k, (kind, seen) in enumerate(told)
+    ]
+    known = [kind for kind, seen in told if kind and seen][:NEAREST]
+    guess = modality_by_looks(made)
+    assert guess == (known[0] if len(known) == NEAREST and len(set(known)) == 1 else "")
+    ranked = doubted_by_looks(made)
+    assert len(ranked) == len(made)
+    for one in ranked:
+        assert bool(one.doubts) == bool(guess and one.entry.modality and one.entry.modality != guess)
+    assert [bool(one.doubts) for one in ranked] == sorted(bool(one.doubts) for one in ranked)
+
+
+def test_an_untold_target_doubts_entries_of_another_modality_than_those_most_alike(bank, engine):
+    like = case(1, modality="MR")
+    for brighter in range(1, 8):
+        bank.add(Reference(like.image.with_array((like.image.array + brighter).astype(np.int16)), like.labels))
+    others = [bank.add(case(seed)).id for seed in range(5, 8)]
+    untold = replace(like.image, modality="")
+    ranked = rank(bank, untold, engine)
+    assert {one.entry.modality for one in ranked[:7]} == {"MR"} and not any(one.doubts for one in ranked[:7])
+    doubted = {one.entry.id for one in ranked[7:] if "is CT, the target looks like MR" in one.doubts}
+    assert doubted == set(others)
+    told = rank(bank, replace(like.image, modality="CT"), engine)
+    assert not any("the target looks like" in one.reason for one in told)

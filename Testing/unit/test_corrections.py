@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from builders import signed_permutation  # noqa: E402
-from rau.corrections import Corrections, canonical_corrections  # noqa: E402
+from rau.corrections import Corrected, Corrections, canonical_corrections  # noqa: E402
 from rau.errors import InputError  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402
 from rau.pipeline import segment  # noqa: E402
@@ -131,3 +131,18 @@ def test_the_vlm_is_asked_about_references_never_about_the_target_itself(engine)
     assert plane.corrected in plane.matches
     asked = keys_of(plane)
     assert asked and all(match.number == 0 for _, match, _ in asked)
+
+
+@given(st.sets(st.integers(0, 19), min_size=1), st.integers(4, 12))
+def test_a_corrected_slice_counts_most_in_itself_and_more_between_two_than_beyond_the_last(slices, reach):
+    chosen = tuple(sorted(slices))
+    near = Corrected(0, chosen, np.zeros((20, 2, 3), np.uint16)).nearness(reach)[:, 0, 0]
+    assert near.shape == (20,) and (near[list(chosen)] == 1).all() and (near >= 0).all() and (near <= 1).all()
+    for low, high in zip(chosen, chosen[1:]):
+        inside = near[low : high + 1]
+        assert np.allclose(inside, inside[::-1]), "the same from both sides"
+        for step in range(1, (high - low) // 2 + 1):
+            beyond = [near[place] for place in (chosen[0] - step, chosen[-1] + step) if 0 <= place < 20]
+            assert all(one <= near[low + step] for one in beyond)
+    for outside in (near[: chosen[0] + 1], near[chosen[-1] :][::-1]):
+        assert (np.diff(outside) >= 0).all(), "the nearer the more"

@@ -20,7 +20,7 @@ COEFFICIENTS = {
 }
 
 IN_VOLUMES = (0.75, 0.10, 0.15)  # the shares where the network sees three planes and laid references
-CORRECTED = (0.60, 0.30, 0.10)  # in slices of a volume that the user has put right, and the nearer the more
+CORRECTED = (0.50, 0.40, 0.10)  # in slices of a volume that the user has put right, and the nearer the more
 
 
 @dataclass(frozen=True)

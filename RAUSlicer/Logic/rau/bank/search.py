@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 OnMismatch = Literal["refuse", "warn"]
 SHORTLIST = 12  # entries that are aligned slice by slice
 LEAST = 0.7  # similarity under which a match is poor: of Benchmarks/retrieval.py
+NEAREST = 3  # entries that have to agree on what an untold target is: of Benchmarks/retrieval.py
 HINT = "Name entries with --bank-ids, use --bank-mismatch warn, or give a --reference"
 
 
@@ -170,9 +171,8 @@ def rank(
     found = _by_looks(
         bank, target, engine, Usable(entries, shares, doubtful, lambda k: known(int(within[k]))), most, tell
     )
-    return sorted(found, key=lambda one: (bool(one.doubts), -one.score)) + [
-        known(k) for k in np.flatnonzero(out).tolist()
-    ]
+    ranked = best_first(found) if target.modality else doubted_by_looks(best_first(found))
+    return ranked + [known(k) for k in np.flatnonzero(out).tolist()]
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,31 @@ def _by_looks(bank: Bank, target: Volume, engine: Engine, known: Usable, most: i
         except InputError as problem:
             tell(f"{problem.message}: passed over")
     return found
+
+
+def modality_by_looks(ranked: Sequence[Candidate]) -> str:
+    """What an untold target is: the modality of the NEAREST that look most alike, where they agree; else "".
+
+    ranked: the best first; entries whose modality is not known or that were not looked at say nothing.
+    """
+    told = [one.entry.modality for one in ranked if one.entry.modality and one.similarity is not None][:NEAREST]
+    return told[0] if len(told) == NEAREST and len(set(told)) == 1 else ""
+
+
+def doubted_by_looks(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """With a doubt about each that is of another modality than the target looks like; the best first again."""
+    guess = modality_by_looks(ranked)
+    found = []
+    for one in ranked:
+        other = bool(guess and one.entry.modality) and one.entry.modality != guess
+        doubt = (f"is {one.entry.modality}, the target looks like {guess}",) if other else ()
+        found.append(replace(one, doubts=(*one.doubts, *doubt)))
+    return best_first(found)
+
+
+def best_first(found: Sequence[Candidate]) -> list[Candidate]:
+    """Those without a doubt, then those with some, each by score."""
+    return sorted(found, key=lambda one: (bool(one.doubts), -one.score))
 
 
 def looked_at(
