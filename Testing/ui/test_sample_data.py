@@ -144,6 +144,21 @@ def test_sample_data_makes_the_patients(host: Any, sources: dict[str, Any], pane
     assert panel.references.references()[0].volume is made[0]
 
 
+def test_what_goes_wrong_in_sample_data_stands_in_the_status_bar_and_in_the_log(
+    host: Any,
+    sources: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(lazy.slicer().util, "showStatusMessage", lambda text, time: told.append(text))
+    monkeypatch.setenv("RAU_PYTHON", str(tmp_path / "nowhere"))
+    source = sources["Two synthetic patients (CT)"]
+    assert source.customDownloader(source) == [] and not nodes()
+    assert "RAU_PYTHON names is not there" in told[0] and told[0] in caplog.text
+
+
 def test_the_brains_come_with_their_reference_put_together(
     host: Any, sources: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import slicer
 
+from RAUSlicerLib.problems import Problem
 from RAUSlicerLib.try_it import sample_nodes
 
 CATEGORY = "RAUSlicer"
@@ -42,7 +44,7 @@ def register(icons: str) -> None:
         fileNames=["patient-a.nrrd", "patient-a.seg.nrrd", "patient-b.nrrd"],
         nodeNames=["Sample patient A", "Sample patient A organs", "Sample patient B"],
         thumbnailFileName=str(Path(icons) / "SamplePatients.png"),
-        customDownloader=lambda source=None: sample_nodes(),
+        customDownloader=patients,
     )
     offer(
         category=CATEGORY,
@@ -55,6 +57,16 @@ def register(icons: str) -> None:
         thumbnailFileName=str(Path(icons) / "SampleBrains.png"),
         customDownloader=brains,
     )
+
+
+def patients(source: Any = None) -> list[Any]:
+    """Make the two patients, or take those that are there. What goes wrong stands in the status bar and in the log."""
+    try:
+        return sample_nodes()
+    except Problem as problem:
+        logging.error("RAUSlicer: %s", problem)
+        slicer.util.showStatusMessage(str(problem), 10000)
+        return []
 
 
 def brains(source: Any) -> list[Any]:
