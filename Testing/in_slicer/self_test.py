@@ -1,6 +1,6 @@
 """Run the module's self tests inside the real Slicer, and leave it with their exit status.
 
-    Slicer --testing --additional-module-paths RAUSlicer --python-script Testing/slicer/self_test.py
+    Slicer --testing --additional-module-paths RAUSlicer --python-script Testing/in_slicer/self_test.py
 
 In the test host the same tests are run by Testing/cmake/run_self_test.py.
 """
