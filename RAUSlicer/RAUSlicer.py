@@ -32,6 +32,7 @@ from RAUSlicerLib.inputs import ReferenceNodes, structures_of  # noqa: E402
 from RAUSlicerLib.keep_panel import KeepPanel  # noqa: E402
 from RAUSlicerLib.match_panel import MatchPanel  # noqa: E402
 from RAUSlicerLib.message_area import MessageArea  # noqa: E402
+from RAUSlicerLib.output_choice import OutputChoice  # noqa: E402
 from RAUSlicerLib.preflight_box import PreflightBox  # noqa: E402
 from RAUSlicerLib.problems import Problem  # noqa: E402
 from RAUSlicerLib.qt_process import later  # noqa: E402
@@ -146,6 +147,7 @@ class RAUSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.view.show_worker("stopped")
         self.logic.client.on_state = lambda state: self.view.show_worker(state, self.logic.client.ready)
         self.choices = ChoiceBoxes(self.ui, lambda: self._parameterNode)
+        self.output = OutputChoice(self.ui, lambda: self._parameterNode)
         self.ui.pythonEdit.currentPath = slicer.app.userSettings().value(PYTHON_SETTING, "") or ""
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)

@@ -113,6 +113,27 @@ def test_what_the_bank_has_already_is_still_written_beside_the_scene_once_that_i
         host.scene.SetURL("")
 
 
+def test_another_target_is_not_written_into_the_segmentation_of_the_one_before(
+    host: Any, chosen: Any, case: Any, copying: Path, tmp_path: Path
+) -> None:
+    """Though both lie on the same grid; what the user chose on purpose, or saved so, stays."""
+    run(host, chosen)
+    first, name = chosen._parameterNode.outputSegmentation, chosen._parameterNode.outputSegmentation.GetName()
+    chosen.ui.targetSelector.setCurrentNode(case.reference)
+    settle(host)
+    assert chosen._parameterNode.outputSegmentation is None
+    chosen.ui.outputSelector.setCurrentNode(first)
+    settle(host)
+    bundle = str(tmp_path / "case.mrb")
+    assert host.scene.WriteToMRB(bundle, None)
+    host.clear()
+    assert host.scene.ReadFromMRB(bundle, True)
+    chosen.enter()
+    settle(host)
+    assert chosen._parameterNode.targetVolume.GetName() == "Reference CT"
+    assert chosen._parameterNode.outputSegmentation.GetName() == name
+
+
 def test_choices_come_back_with_the_saved_scene(host: Any, chosen: Any, tmp_path: Path) -> None:
     say(host, chosen, "liver and spleen")
     chosen.ui.keepClearBox.checked = True

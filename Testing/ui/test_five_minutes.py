@@ -96,9 +96,9 @@ def test_from_empty_settings_to_a_dicom_seg(host: Any, newcomer: Any, place: Pat
         clock("accept")
         export(host, panel, folder, target, picture)
         clock("export")
-        from_the_bank(host, panel, picture)
-        clock("list the bank")
         surfaces(host, panel, picture)
+        from_the_bank(host, panel, picture)
+        clock("match with the bank")
     finally:
         view.close()
     print(clock)
