@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from builders import signed_permutation  # noqa: E402
-from rau.corrections import Corrected, Corrections, canonical_corrections  # noqa: E402
+from rau.corrections import LEAST_REACH, Corrected, Corrections, canonical_corrections  # noqa: E402
 from rau.errors import InputError  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402
 from rau.pipeline import segment  # noqa: E402
@@ -134,15 +134,29 @@ def test_the_vlm_is_asked_about_references_never_about_the_target_itself(engine)
 
 
 @given(st.sets(st.integers(0, 19), min_size=1), st.integers(4, 12))
-def test_a_corrected_slice_counts_most_in_itself_and_more_between_two_than_beyond_the_last(slices, reach):
-    chosen = tuple(sorted(slices))
-    near = Corrected(0, chosen, np.zeros((20, 2, 3), np.uint16)).nearness(reach)[:, 0, 0]
-    assert near.shape == (20,) and (near[list(chosen)] == 1).all() and (near >= 0).all() and (near <= 1).all()
-    for low, high in zip(chosen, chosen[1:]):
-        inside = near[low : high + 1]
-        assert np.allclose(inside, inside[::-1]), "the same from both sides"
-        for step in range(1, (high - low) // 2 + 1):
-            beyond = [near[place] for place in (chosen[0] - step, chosen[-1] + step) if 0 <= place < 20]
-            assert all(one <= near[low + step] for one in beyond)
-    for outside in (near[: chosen[0] + 1], near[chosen[-1] :][::-1]):
-        assert (np.diff(outside) >= 0).all(), "the nearer the more"
+def test_a_corrected_slice_counts_fully_in_itself_and_the_less_the_further_away(slices, reach):
+    chosen = sorted(slices)
+    near = Corrected(0, tuple(chosen), np.zeros((20, 2, 3), np.uint16)).nearness(reach)[:, 0, 0]
+    away = np.abs(np.arange(20)[:, None] - np.array(chosen)).min(1)
+    assert near.shape == (20,) and (near[chosen] == 1).all()
+    order = np.argsort(away, kind="stable")
+    assert (np.diff(near[order]) <= 0).all() and (near[away > 2 * reach] < 0.01).all()
+
+
+def test_a_corrected_slice_is_remembered_near_it_alone(engine):
+    from rau.events import ignore
+    from rau.preparation import prepare
+    from rau.sam.propagation import Recipe, chosen_memories
+
+    reference, target = case(1, (30, 20, 16)), case(3, (30, 20, 16))
+    array = np.zeros((30, 20, 16), np.uint16)
+    array[4, 7:9] = BALL.value
+    given_ = Corrections(LabelMap(array, target.labels.geometry, (BALL, BOX)), 0, (4,))
+    plane = prepare([reference], target.image, SETTINGS, engine, ignore, given_).planes[0]
+    place, reach = plane.corrected.annotated[0], plane.corrected.reach[BALL.value]
+    assert reach == LEAST_REACH
+    own = plane.corrected.reference.memory(engine.segmenter, place)[0]
+    for away in (0, reach, reach + 1):
+        t = place + away if place + away < 30 else place - away
+        used = [memory for memory, _ in chosen_memories(engine.segmenter, plane.matches, t, BALL.value, Recipe())]
+        assert any(one is own for one in used) == (away <= reach)

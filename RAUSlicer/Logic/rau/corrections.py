@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from rau.preparation import CasePlane
     from rau.sam.propagation import Match
 
-REACH = 0.25  # slices up to which a corrected one is remembered, as a fraction of the structure's extent; beyond, it
-# stands in the way of the references' slices that fit
+# Slices up to which a corrected one is remembered, as a fraction of the structure's extent. Further away it stands in
+# the way of the references' slices that fit.
+REACH = 0.25
 LEAST_REACH = 4  # slices
-BETWEEN, BEYOND = (
-    0.6,
-    0.2,
-)  # of the reach: one deviation of the nearness, with corrected slices on both sides, or on one
+NEAR = 0.6  # of the reach, slices: one deviation of the nearness of a corrected slice
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,10 @@ class Corrected:
         return bool((self.labels == value).any())
 
     def nearness(self, reach: int) -> np.ndarray:
-        """(S, R, C) but for `axis` of length 1: 1 in a corrected slice, falling to 0 over about `reach` slices between
-        two of them, and faster beyond the outermost: what changes along the slices is known from both sides alone."""
-        places = np.arange(self.labels.shape[self.axis])
-        away = np.abs(places[:, None] - np.array(self.slices)[None]).min(1)
-        between = (places > min(self.slices)) & (places < max(self.slices))
-        deviation = np.maximum(0.5, np.where(between, BETWEEN, BEYOND) * reach)
-        near = np.exp(-0.5 * (away / deviation) ** 2).astype(np.float32)
+        """(S, R, C) but for `axis` of length 1: 1 in a corrected slice, falling to 0 over about two `reach` slices."""
+        count = self.labels.shape[self.axis]
+        away = np.abs(np.arange(count)[:, None] - np.array(self.slices)[None]).min(1)
+        near = np.exp(-0.5 * (away / max(1.0, NEAR * reach)) ** 2).astype(np.float32)
         return np.moveaxis(near[:, None, None], 0, self.axis)
 
     def match(self, plane: CasePlane, descriptors: np.ndarray, values: tuple[int, ...]) -> Match:
