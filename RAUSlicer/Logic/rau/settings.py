@@ -34,7 +34,7 @@ class SegmentSettings(BaseModel):
         description="Lay references onto the target first (affine, then deformable), or leave them as they are",
     )
     region: Literal["auto", "off"] = Field(
-        "auto",
+        "off",
         description="Of volumes look only at the part of the slices where registration expects structures, or at all",
     )
     adaptation: Literal["auto", "off"] = Field(
