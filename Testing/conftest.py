@@ -29,11 +29,11 @@ settings.load_profile("same")
 
 
 class TorchFirst(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; imports torch before VTK. The other way round the import of torch may crash the process,
+    """Finds nothing itself; imports torch before VTK and Qt. The other way round the import of torch may crash the process,
     which neither Slicer nor the worker ever does: only tests have both."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        if name in ("slicer", "vtk", "vtkmodules"):
+        if name in ("slicer", "vtk", "vtkmodules", "PySide6"):
             sys.meta_path.remove(self)
             if importlib.util.find_spec("torch") is not None:
                 importlib.import_module("torch")

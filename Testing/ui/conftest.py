@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import shutil
 import sys
@@ -17,6 +19,9 @@ import pytest
 import host as test_host
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+with contextlib.suppress(ImportError):  # before Qt, VTK and what they load: see TorchFirst in the conftest above
+    importlib.import_module("torch")
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "RAUSlicer" / "RAUSlicer.py"
