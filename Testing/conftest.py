@@ -29,8 +29,8 @@ settings.load_profile("same")
 
 
 class TorchFirst(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; imports torch before VTK and Qt. The other way round the import of torch may crash the process,
-    which neither Slicer nor the worker ever does: only tests have both."""
+    """Finds nothing itself; imports torch before VTK and Qt. The other way round the import of torch may crash the
+    process. Neither Slicer nor the worker ever does that: only tests have both."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name in ("slicer", "vtk", "vtkmodules", "PySide6"):
