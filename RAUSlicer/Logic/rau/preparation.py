@@ -193,7 +193,7 @@ def encode(
         return EncodedReference(images, maps, values, describe(engine, images))
 
     model = tuple(sorted(engine.folder.manifest.files.items()))
-    return engine.remembered(content_hash(pixels, labels, spacing, axis, values, region, model), make)
+    return engine.remembered(content_hash(pixels, labels, spacing, axis, values, region or (), model), make)
 
 
 def describe(engine: Engine, planes: Planes) -> np.ndarray:

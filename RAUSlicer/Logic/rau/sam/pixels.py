@@ -65,7 +65,7 @@ def to_square(slices: np.ndarray, frame: Frame, size: int) -> torch.Tensor:
     import torch.nn.functional as F
 
     top, left, height, width = frame.pixels(size)
-    x = torch.from_numpy(np.ascontiguousarray(slices[(slice(None), *frame.looked_at)])).float().div_(255)
+    x = torch.from_numpy(np.ascontiguousarray(slices[:, frame.looked_at[0], frame.looked_at[1]])).float().div_(255)
     x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
     shrinking = height < x.shape[2] or width < x.shape[3]
     x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False, antialias=shrinking)
@@ -98,5 +98,5 @@ def from_square(maps: torch.Tensor, frame: Frame) -> np.ndarray:
     if frame.region is None:
         return there
     whole = np.zeros((len(there), *frame.shape), there.dtype)
-    whole[(slice(None), *frame.looked_at)] = there
+    whole[:, frame.looked_at[0], frame.looked_at[1]] = there
     return whole

@@ -253,8 +253,10 @@ def segment_slice(
         direction.push(Done(features, tuple(asked), masks.memory))
     parts = hints.parts if hints is not None else ()
     past = np.array([beyond(matches, t, value) for value in asked])
-    known = (len(neighbours), prompts is not None, parts, past)
-    return SliceMasks(t, tuple(asked), probability, presence, iou, *found, *known)
+    prompted = prompts is not None
+    return SliceMasks(
+        t, tuple(asked), probability, presence, iou, *found, len(neighbours), prompted, tuple(parts), past
+    )
 
 
 def key_slice(matches: Sequence[Match]) -> int:
