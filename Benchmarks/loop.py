@@ -117,7 +117,9 @@ def draw(folder: Path, slices: dict[str, dict[int, float]], cases: list[tuple[fl
     for place, label in enumerate(("a bank that grows", "the first case alone")):
         values = np.array([one[place] for one in cases])
         right.plot(np.arange(1, len(values) + 1), np.cumsum(values) / np.arange(1, len(values) + 1), label=label)
-    right.set(xlabel="cases segmented", ylabel="mean Dice so far")
+    shown = np.array(cases)
+    right.set(xlabel="cases segmented", ylabel="mean Dice so far", ylim=(shown.min() - 0.05, shown.max() + 0.05))
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)
