@@ -23,8 +23,8 @@ FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures
 SAMPLES, FLAT_SAMPLES = 40_000, 8_000  # of the affine metric, of volumes and of pictures
 PLACES = 64  # points along each axis at which `Registered.places` is asked for
 SHIFT_PIXELS = 10_000  # at most, when one image is moved over the other
-TURNS = (0.0, -15.0, 15.0, -30.0, 30.0, -45.0, 45.0)  # degrees in the plane of the slices
-TURNED = 0.03  # by which a turn must make the images more alike
+TURNS = (-15.0, 15.0, -30.0, 30.0, -45.0, 45.0)  # of volumes, degrees in the plane of the slices
+TURNED = 0.1  # by which a turn must make two volumes more alike
 NEAR = 0.04  # of the extent: a shift below is left to the affine search
 ELSEWHERE = 0.05  # by which the correlation must grow for an image to lie elsewhere
 STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before the affine search begins
@@ -219,13 +219,13 @@ def elsewhere(
 
 
 def best_start(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTransform) -> sitk.AffineTransform | None:
-    """`start` after the turn in the plane and the shift by which the two correlate best; None: near `start` itself."""
+    """`start` after the shift by which the two correlate best, and of volumes the turn; None: near `start` itself."""
     import SimpleITK as sitk
 
     here = coarse(fixed, SHIFT_PIXELS)
     middle = np.array(fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()]))
     best: tuple[float, float, np.ndarray] = (-1.0, 0.0, np.zeros(len(middle)))
-    for angle in TURNS:
+    for angle in (0.0, *(TURNS if len(middle) == 3 else ())):
         turned = after(start, turn(angle, len(middle)), middle, np.zeros(len(middle)))
         likeness, step = best_shift(here, sitk.Resample(coarse_like(moving, here), here, turned, sitk.sitkLinear, 0.0))
         if likeness > best[0] + (TURNED if angle else 0.0):
