@@ -13,7 +13,7 @@ import numpy as np
 
 # Of 1, log-odds of presence, predicted IoU, share of the largest area, its logarithm, distance beyond the reference's
 # first or last slice in parts of the structure's extent (negative within). Fitted by `Benchmarks/fit_ends.py`.
-COEFFICIENTS = (-3.13, 0.09, 1.96, 1.62, -0.50, -10.92)
+COEFFICIENTS = (-2.92, 0.03, 1.79, 1.13, -0.62, -11.93)
 SURE = 6.0  # log-odds of presence are cut off here
 FAR = 0.5  # parts of the extent; further beyond or within says no more
 LEAST = 0.01  # share of the largest area below which all are alike
