@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rau.references.registration import can_register, correlation, register
 from rau.training.patient import patient_pair
@@ -201,4 +203,36 @@ def test_the_best_shift_brings_one_picture_onto_the_other():
 
     picture, spacing = blobs(9), (1.0, 0.5, 2.0)
     fixed = as_image(np.roll(picture, (8, -6), (0, 1))[None], spacing)
-    assert best_shift(fixed, as_image(picture[None], spacing)) == pytest.approx([-6 * 2.0, 8 * 0.5], abs=2.5)
+    likeness, step = best_shift(fixed, as_image(picture[None], spacing))
+    assert step == pytest.approx([-6 * 2.0, 8 * 0.5], abs=2.5) and likeness > 0.9
+
+
+@pytest.mark.parametrize(("angle", "step"), [(-33.0, (0, 6, -5)), (40.0, (0, -4, 4))])
+def test_a_volume_that_lies_turned_and_moved_is_found(pair, angle, step):
+    from scipy import ndimage
+
+    image, labels, _, _, spacing = pair
+
+    def moved(array, order):
+        turned = ndimage.rotate(array.astype(float), angle, (1, 2), reshape=False, order=order)
+        return np.roll(turned, step, (0, 1, 2)).round().astype(array.dtype)
+
+    target, truth = moved(image, 1), moved(labels, 0)
+    found = register(target, spacing, image, labels, spacing)
+    assert found.useful and mean_dice(found.labels, truth) > 0.8
+
+
+@given(st.floats(-60, 60), st.tuples(*[st.floats(-20, 20)] * 3))
+def test_a_turned_start_sends_points_back_turned_and_on(angle, step):
+    import SimpleITK as sitk
+
+    from rau.references.registration import after, turn
+
+    start = sitk.AffineTransform(3)
+    start.SetMatrix(np.diag([1.2, 0.9, 1.1]).ravel().tolist())
+    start.SetCenter((4.0, -3.0, 2.0))
+    start.SetTranslation((5.0, 1.0, -2.0))
+    middle, point, step = np.array([20.0, 30.0, 8.0]), np.array([3.0, 50.0, 12.0]), np.array(step)
+    found = after(start, turn(angle, 3), middle, step).TransformPoint(point.tolist())
+    wanted = start.TransformPoint((turn(angle, 3) @ (point - step - middle) + middle).tolist())
+    assert found == pytest.approx(wanted, abs=1e-6)
