@@ -63,3 +63,45 @@ def test_modes_walk_the_same_slices_and_exact_and_fast_differ(monkeypatch):
     ]
     assert [slice_.index for slice_ in found[0]] == [slice_.index for slice_ in found[1]] == [0, 1, 2]
     assert not np.array_equal(found[0][2].probability, found[1][2].probability)
+
+
+def test_the_fit_of_ends_finds_the_sign_that_tells_and_counts_groups_alike():
+    from fit_ends import Row, accuracy, fitted, stacked
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for group, count in (("many", 40), ("few", 4)):
+        for _ in range(count):
+            away = rng.uniform(-0.5, 0.5, 30)
+            noise = rng.normal(size=(30, 4))
+            numbers = np.column_stack([np.ones(30), noise, away])
+            rows.append(Row(group, 0, numbers, away < 0))
+    coefficients = fitted(rows)
+    assert coefficients[-1] < -1 and abs(coefficients[-1]) > 3 * np.abs(coefficients[1:-1]).max()
+    assert accuracy(rows, coefficients) > 0.95 > 0.6 > accuracy(rows, np.array([0.0, 1, 0, 0, 0, 0]))
+    _, truth, weights = stacked(rows)
+    assert weights[:1200].sum() == pytest.approx(weights[1200:].sum())
+    assert weights[truth].sum() == pytest.approx(weights[~truth].sum())
+
+
+def test_settings_of_a_variant_are_read_and_unknown_ones_refused():
+    from validation_volumes import settings_of
+
+    from rau.settings import SegmentSettings
+
+    found = settings_of("region=auto,neighbours=2", SegmentSettings(seed=3))
+    assert (found.region, found.neighbours, found.seed, found.quality) == ("auto", 2, 3, "off")
+    assert settings_of("", SegmentSettings()).neighbours == 0
+    with pytest.raises(ValueError, match="nonsense"):
+        settings_of("nonsense=1", SegmentSettings())
+
+
+def test_a_moved_pair_keeps_the_structures_of_its_target():
+    from validation_volumes import moved, patients
+
+    (task,) = patients(1)
+    away = moved(task)
+    assert set(np.unique(away.truth.array)) <= set(np.unique(task.truth.array))
+    assert away.target.array.shape == task.target.array.shape
+    assert not np.array_equal(away.truth.array, task.truth.array)
+    assert away.reference is task.reference
