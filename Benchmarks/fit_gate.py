@@ -55,7 +55,7 @@ def rows_of(task: Task, number: int, engine: Engine, settings: SegmentSettings) 
     recipe = Recipe(settings.references_per_slice, settings.neighbours)
     planes = []
     for plane in case.planes:
-        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, case.single)
+        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
         for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe, guide.candidate):
             vote.add(one)
         planes.append(vote)

@@ -76,7 +76,7 @@ def first_look(reference: Reference, target: Volume, engine: Engine, settings: S
     guide = build_guide(case, settings.seed, lambda: None)
     recipe, votes = Recipe(settings.references_per_slice, settings.neighbours), []
     for plane in case.planes:
-        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, case.single)
+        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
         for one in segment_plane(engine.segmenter, plane.images, plane.matches, recipe, guide.candidate):
             vote.add(one)
         votes.append(vote)

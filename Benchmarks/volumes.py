@@ -42,7 +42,7 @@ class Variant:
     """recipe: what is in memory. threshold: of presence; NO_GATE: every slice counts. planes: how many, 0: all.
 
     size: pixels that the network sees, 0: its own. alone: without expert and registration, so that the network's own
-    mistakes are seen.
+    mistakes are seen. signs: structures end where all signs say so (`rau.assembly.ends`), not by presence alone.
     """
 
     name: str
@@ -52,11 +52,16 @@ class Variant:
     economy: Economy = Economy()
     size: int = 0
     alone: bool = False
+    signs: bool = False
 
 
 def alone(name: str, neighbours: int, gate: bool, planes: int = 1) -> Variant:
     recipe = replace(Recipe(), neighbours=neighbours)
     return Variant(name, recipe, 0.5 if gate else NO_GATE, planes, alone=True)
+
+
+def ending(name: str, neighbours: int, planes: int = 1) -> Variant:
+    return replace(alone(name, neighbours, True, planes), signs=True)
 
 
 INDEPENDENT, BOTH = "independent slices", "gate and two neighbours"
@@ -66,11 +71,15 @@ THIRD = (
     alone("two neighbours alone", 2, False),
     alone(BOTH, 2, True),
     alone("gate and three planes", 0, True, 0),
+    ending("ends by all signs", 0),
+    ending("ends and two neighbours", 2),
+    ending("ends and three planes", 0, 0),
 )
 DEFAULT, RECOMMENDED = "default", "recommended"
 ECONOMIES = (
     Variant(DEFAULT),
     Variant("two neighbours", Recipe(neighbours=2)),
+    Variant("ends", signs=True),
     Variant("one reference slice", Recipe(references=1)),
     Variant("pooled", economy=Economy(pool=2)),
     Variant("half", economy=Economy(half=True)),
@@ -132,7 +141,8 @@ def run(one: Ready, variant: Variant, engine: Engine, settings: SegmentSettings)
         for plane in planes:
             for match in plane.matches:
                 match.reference.forget()
-            vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, case.single)
+            single = case.single if variant.signs else None
+            vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, single)
             for found in segment_plane(segmenter, plane.images, plane.matches, variant.recipe, candidates):
                 vote.add(found)
             votes.append(vote)

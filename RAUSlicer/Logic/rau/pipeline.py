@@ -135,10 +135,11 @@ def walked(
     recipe = Recipe(settings.references_per_slice, settings.neighbours)
     candidates = guide.candidate if guide is not None else None
     segmenter, votes, slices = engine.segmenter, list[PlaneVotes](), list[SliceResult]()
+    single = case.single if settings.ends == "signs" else None
     total, rows = sum(len(plane.images) for plane in case.planes), segmenter.rows_at_once
     segmenter.model.memory_attention.economy = fast(segmenter.size) if settings.speed == "fast" else Economy()
     for number, plane in enumerate(case.planes):
-        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, case.single)
+        vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, single)
         clock = time.perf_counter()
         advice = advice_of(cues, engine) if number == 0 else None
         for one in segment_plane(segmenter, plane.images, plane.matches, recipe, candidates, advice):

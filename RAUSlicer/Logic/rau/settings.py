@@ -37,6 +37,11 @@ class SegmentSettings(BaseModel):
         "off",
         description="Of volumes look only at the part of the slices where registration expects structures, or at all",
     )
+    ends: Literal["presence", "signs"] = Field(
+        "presence",
+        description="Along the slices a structure is where the network says so, or where all signs do, the reference's "
+        "own first and last slice among them (only where the slices surely match)",
+    )
     adaptation: Literal["auto", "off"] = Field(
         "auto",
         description="Train a small expert on the references first (about a second each), or use the model as it is",

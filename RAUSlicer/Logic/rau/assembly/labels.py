@@ -15,17 +15,25 @@ if TYPE_CHECKING:
     from rau.vlm.reason import CaseCues
 
 
+def smoothed(presence: np.ndarray) -> np.ndarray:
+    """(T, K) presence of K structures in T slices, smoothed over three slices (a lone slice counts half)."""
+    padded = np.pad(presence, ((1, 1), (0, 0)), mode="edge")
+    return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+
+
 class PlaneVotes:
     """What one plane says of the target. Holds a uint8 probability volume for each structure that appears at all.
 
     values: label values, K of them. shape: canonical (S, R, C) of the target. axis: across which the slices were cut.
-    single: the values of structures in one piece, which are there in one run of slices (`rau.assembly.ends`).
+    single: the values of structures in one piece, where presence is judged by all signs (`rau.assembly.ends`); None:
+    presence is what the network says, smoothed along the slices.
     """
 
     def __init__(
-        self, values: Sequence[int], shape: tuple[int, int, int], axis: int, single: Sequence[int] = ()
+        self, values: Sequence[int], shape: tuple[int, int, int], axis: int, single: Sequence[int] | None = None
     ) -> None:
-        self.values, self.shape, self.axis, self.single = tuple(values), shape, axis, frozenset(single)
+        self.values, self.shape, self.axis = tuple(values), shape, axis
+        self.single = None if single is None else frozenset(single)
         self.votes: dict[int, np.ndarray] = {}
         self.presence = np.zeros((shape[axis], len(self.values)), np.float32)
         self.iou, self.area, self.beyond = (np.zeros_like(self.presence) for _ in range(3))
@@ -49,11 +57,13 @@ class PlaneVotes:
         return Signs(*(one[:, column] for one in several))
 
     def gate(self, threshold: float = 0.5) -> np.ndarray:
-        """(T, K) presence by all signs along the slices; one or two slices are taken as the network says."""
-        if len(self.presence) < 3:
+        """(T, K) presence along the slices; one or two slices are taken as the network says."""
+        if len(self.presence) < 3 or not self.values:
             return self.presence
-        columns = [presence_of(self.signs(k), threshold, value in self.single) for k, value in enumerate(self.values)]
-        return np.stack(columns, 1) if columns else self.presence
+        if self.single is None:
+            return smoothed(self.presence)
+        columns = [presence_of(self.signs(k), threshold, v in self.single) for k, v in enumerate(self.values)]
+        return np.stack(columns, 1)
 
 
 def preview(one: SliceMasks, threshold: float) -> np.ndarray:
