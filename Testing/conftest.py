@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell that starts the tests in the background makes them, and all that they start, deaf to Ctrl+C, which is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One thread a test process: the figures do not depend on the machine, and small models are faster so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
