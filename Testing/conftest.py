@@ -119,3 +119,18 @@ def random_model(tmp_path_factory) -> Path:
     weights = {"segmenter.safetensors": sam.state_dict(), "encoder.safetensors": encoder.state_dict()}
     store.write_model(folder, manifest, weights)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shut_model(random_model, tmp_path_factory) -> Path:
+    """The random model with a presence gate that never opens: nothing is ever found."""
+    torch = pytest.importorskip("torch")
+    from rau.models import store
+
+    shut = tmp_path_factory.mktemp("models") / "shut"
+    folder = store.open_model(random_model)
+    weights = {name: folder.tensors(name) for name in folder.manifest.files}
+    gate = next(k for k in weights["segmenter.safetensors"] if k.endswith("pred_obj_score_head.layers.2.bias"))
+    weights["segmenter.safetensors"][gate] = torch.full_like(weights["segmenter.safetensors"][gate], -50.0)
+    store.write_model(shut, folder.manifest.model_dump(exclude={"files"}), weights)
+    return shut

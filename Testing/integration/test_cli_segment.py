@@ -131,21 +131,11 @@ def test_a_prompt_narrows_the_structures(case, tmp_path):
     assert {s.name for s in read_labels(output).structures} <= {"liver", "left kidney"}
 
 
-def test_nothing_found_is_exit_3_and_no_file(case, tmp_path, random_model, capsys):
+def test_nothing_found_is_exit_3_and_no_file(case, tmp_path, shut_model, capsys):
     """A model whose presence gate never opens."""
-    import torch
-
-    from rau.models import store
-
-    shut = tmp_path / "shut"
-    folder = store.open_model(random_model)
-    weights = {name: folder.tensors(name) for name in folder.manifest.files}
-    gate = next(k for k in weights["segmenter.safetensors"] if k.endswith("pred_obj_score_head.layers.2.bias"))
-    weights["segmenter.safetensors"][gate] = torch.full_like(weights["segmenter.safetensors"][gate], -50.0)
-    store.write_model(shut, folder.manifest.model_dump(exclude={"files"}), weights)
     _, call = case
     before = set(tmp_path.iterdir())
-    more = ["--model", str(shut), "--output", str(tmp_path / "out.nrrd"), "--report", str(tmp_path / "out.json")]
+    more = ["--model", str(shut_model), "--output", str(tmp_path / "out.nrrd"), "--report", str(tmp_path / "out.json")]
     assert main([*call, *more]) == 3
     assert "nothing was written" in capsys.readouterr().err.splitlines()[-1]
     assert set(tmp_path.iterdir()) == before

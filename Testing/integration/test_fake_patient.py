@@ -129,13 +129,13 @@ def test_a_dicom_seg_has_of_the_patient_what_its_source_says_and_only_in_its_pla
     assert clinic.found() == [], "nor in anything nested, in the preamble or in the name of the file"
 
 
-def failing(clinic: Clinic) -> Iterator[tuple[int, str]]:
+def failing(clinic: Clinic, shut: Path) -> Iterator[tuple[int, str]]:
     """Every way to fail that a user meets; the exit status and what was said."""
     yield clinic.segment("--structures", "no such")
     yield clinic.segment("--target", clinic.files)
     yield clinic.segment("--model", "gone")
     yield clinic.segment(output="none/out.nrrd")
-    yield clinic.segment("--presence-threshold", "1")
+    yield clinic.segment("--model", shut)
     yield clinic.segment("--report", clinic.scratch / "out" / "none" / "report.json")
     first, *_, last = sorted(clinic.target.iterdir())
     whole = first.read_bytes()
@@ -159,8 +159,10 @@ def failing(clinic: Clinic) -> Iterator[tuple[int, str]]:
     yield clinic.segment()
 
 
-def test_no_failure_tells_anything_of_the_patient(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
-    for status, said in failing(clinic):
+def test_no_failure_tells_anything_of_the_patient(
+    clinic: Clinic, shut_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for status, said in failing(clinic, shut_model):
         assert status in (2, 3, 4), said
         (line,) = [one for one in said.splitlines() if one.startswith("rau: ")]
         assert clinic.found(said) == [], line
