@@ -35,7 +35,7 @@ class SegmentSettings(BaseModel):
     )
     region: Literal["auto", "off"] = Field(
         "off",
-        description="Of volumes look only at the part of the slices where registration expects structures, or at all",
+        description="Of volumes look at the part of the slices where registration expects structures, or at whole ones",
     )
     ends: Literal["presence", "signs"] = Field(
         "presence",
