@@ -105,3 +105,16 @@ def test_a_moved_pair_keeps_the_structures_of_its_target():
     assert away.target.array.shape == task.target.array.shape
     assert not np.array_equal(away.truth.array, task.truth.array)
     assert away.reference is task.reference
+
+
+def test_the_benchmark_of_moved_volumes_sees_what_the_search_from_the_centre_loses():
+    from moved_volumes import scores
+    from validation_tasks import Task
+
+    from rau.training.patient import patient_pair
+
+    reference, (target, truth) = patient_pair(7, (20, 48, 48))
+    task = Task("patient", reference, target, truth)
+    plain, found = scores(task, 40.0, 0.1)
+    in_place, same = scores(task, 0.0, 0.0)
+    assert found > plain + 0.2 and same == pytest.approx(in_place, abs=0.02)
