@@ -118,7 +118,7 @@ def test_rendered_structures_differ_in_brightness_and_stay_in_place():
 def test_no_deformation_leaves_labels_where_they_are():
     dice = synthetic.Dice(1)
     labels = torch.arange(64 * 64, dtype=torch.uint8).view(1, 64, 64)
-    grid = synthetic.affine_grid(dice, 1, 64, synthetic.Spread(), torch.zeros(1))
+    grid = synthetic.refined(synthetic.affine_grid(dice, 1, 64, synthetic.Spread(), torch.zeros(1)), 64)
     assert torch.equal(synthetic.sample_labels(labels, grid), labels.long())
 
 

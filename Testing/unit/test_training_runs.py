@@ -87,7 +87,7 @@ def test_the_loss_is_lowest_for_the_truth_and_teaches_the_gate():
 
 def test_gradients_reach_gate_memory_and_encoder(tmp_path):
     run = segmenter.Run(segmenter.SegmenterTraining(str(tmp_path), **SMALL))
-    run.train_step(Anatomies(0, 3))
+    run.train_step(run.batch(Anatomies(0, 3), 0))
     for name in ("sam_mask_decoder.pred_obj_score_head", "memory_encoder", "memory_attention", "image_encoder.trunk"):
         assert any(
             p.grad is not None and p.grad.abs().sum() > 0 for n, p in run.model.named_parameters() if n.startswith(name)

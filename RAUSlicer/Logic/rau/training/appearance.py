@@ -125,7 +125,7 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     kernel = kernel / kernel.sum()
     for dim in (1, 2):  # shifted sums: several times as fast as conv2d of one channel
-        index = torch.arange(-radius, images.shape[dim] + radius).clamp(0, images.shape[dim] - 1)
+        index = torch.arange(-radius, images.shape[dim] + radius, device=images.device).clamp(0, images.shape[dim] - 1)
         padded, size = images.index_select(dim, index), images.shape[dim]
         images = padded.narrow(dim, 0, size) * kernel[0]
         for k in range(1, len(kernel)):

@@ -30,12 +30,13 @@ class Progress:
 
     def update(self, model: torch.nn.Module, decay: float = 0.999) -> None:
         """Move the running mean towards the weights; faster in the first steps."""
-        decay = min(decay, (self.step + 1) / (self.step + 20))
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.mean[key].lerp_(value, 1 - decay)
-            else:
-                self.mean[key].copy_(value)
+        from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+        decay, now = min(decay, (self.step + 1) / (self.step + 20)), model.state_dict()
+        moving = [key for key, value in now.items() if value.is_floating_point()]
+        get_ema_multi_avg_fn(decay)([self.mean[key] for key in moving], [now[key] for key in moving], self.step)
+        for key in now.keys() - set(moving):
+            self.mean[key].copy_(now[key])
         self.step += 1
 
     def validated(self, score: float) -> bool:
@@ -79,7 +80,7 @@ def put_back(
     for i, parameter in enumerate(module.parameters()):
         state = under(f"{prefix}optimiser.{i}.")
         if state:
-            optimiser.state[parameter] = state
+            optimiser.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
 
 def save(
@@ -115,7 +116,8 @@ def load(
     put_back("", tensors, model, optimiser)
     if head is not None and any(key.startswith("head.") for key in tensors):
         put_back("head.", tensors, head, optimiser)
-    mean = {k[5:]: v for k, v in tensors.items() if k.startswith("mean.")}
+    device = next(model.parameters()).device
+    mean = {k[5:]: v.to(device) for k, v in tensors.items() if k.startswith("mean.")}
     progress = Progress(mean, int(info["step"]), float(info["seconds"]))
     progress.best, progress.best_step = float(info.get("best", -1.0)), int(info.get("best_step", 0))
     progress.stale = int(info.get("stale", 0))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
@@ -110,23 +112,42 @@ def anatomy_pair(rng: Rng, family: Family | None = None) -> np.ndarray:
     return record
 
 
+def numbered_pair(seed: int, family: Family | None, number: int) -> np.ndarray:
+    """The pair of this number in the pool of `seed`, whoever draws it."""
+    return anatomy_pair(np.random.default_rng([seed, number]), family)
+
+
+def drawn_pool(seed: int, count: int, family: Family | None = None, workers: int = 0) -> np.ndarray:
+    """(count,) `PAIR`. workers: 0: one generator draws all; else each pair has its own seed, whoever draws it."""
+    if not workers:
+        rng = np.random.default_rng(seed)
+        return np.stack([anatomy_pair(rng, family) for _ in range(count)])
+    draw = partial(numbered_pair, seed, family)
+    with get_context("fork").Pool(workers) as pool:
+        return np.stack(pool.map(draw, range(count), chunksize=16))
+
+
 class Anatomies:
     """A pool of random anatomies, two instances of each; every use is a new pair of subjects."""
 
     removal = 0.3  # chance that the target lacks a structure of the reference
     apart = 0.75  # chance that reference and target are two instances, not one deformed twice
 
-    def __init__(self, seed: int, count: int = 1200, cache: Path | None = None, family: Family | None = None) -> None:
-        path = cache / f"anatomies-f{FORMAT}-{seed}-{count}.npy" if cache else None
+    def __init__(
+        self, seed: int, count: int = 1200, cache: Path | None = None, family: Family | None = None, workers: int = 0
+    ) -> None:
+        """cache: folder in which the pool is kept. workers: of `drawn_pool`."""
+        name = f"anatomies-f{FORMAT}-{seed}-{count}{'-apart' if workers else ''}.npy"
+        path = cache / name if cache else None
         if path and path.exists():
             self.pool = np.load(path, mmap_mode="r", allow_pickle=False)
             return
-        rng = np.random.default_rng(seed)
-        self.pool = np.stack([anatomy_pair(rng, family) for _ in range(count)])
+        self.pool = drawn_pool(seed, count, family, workers)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path.with_suffix(".part.npy"), self.pool)
-            os.replace(path.with_suffix(".part.npy"), path)
+            part = path.with_suffix(f".{os.getpid()}.npy")  # other runs may draw the same pool just now
+            np.save(part, self.pool)
+            os.replace(part, path)
 
     def draw(self, rng: Rng, layout: Layout) -> Task:
         record = self.pool[rng.integers(len(self.pool))]

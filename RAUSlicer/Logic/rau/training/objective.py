@@ -33,7 +33,7 @@ def spoiled(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     elif kind < 0.5:
         out = 1 - F.max_pool2d(1 - out, 2 * reach + 1, 1, reach)
     keep = torch.from_numpy(rng.random(len(out)) > 0.12).float()[:, None, None, None]
-    return out * keep
+    return out * keep.to(out)
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def decode(
     prompts = None
     if rng.random() < prompted:
         image = batch.images[batch.of, layout.target].mean(1, keepdim=True)
-        dice = Dice(int(rng.integers(2**62)))
+        dice = Dice(int(rng.integers(2**62)), image.device)
         prompts = prompts_for(batch.masks[:, layout.target], batch.masks[:, 0], image, dice)
     return segmenter.decode(features.rows(rows(layout.target)), references, neighbours, prompts)
 
@@ -117,7 +117,7 @@ def agreement(masks: Masks, truth: torch.Tensor, here: torch.Tensor) -> torch.Te
 
 def with_neighbour(segmenter: Segmenter, source: Source, number: int, size: int) -> torch.Tensor:
     """Dice of the present structures of a batch whose target has a neighbour, done by the network just before."""
-    batch = make_batch(source, (98, number), Layout(1, 1), 6, 4, size)
+    batch = make_batch(source, (98, number), Layout(1, 1), 6, 4, size).to(str(segmenter.device))
     features, frames = encode(segmenter, batch), batch.layout.frames
     references = [segmenter.remember(features.rows(batch.of * frames), batch.masks[:, 0])]
     beside = features.rows(batch.of * frames + 2)
@@ -144,7 +144,7 @@ def validate(segmenter: Segmenter, source: Mixture, size: int, batches: int = 4)
         beside: list[torch.Tensor] = []
         copied = []
         for i in range(batches):
-            batch = make_batch(one, (99, i), layout, 8, 4, size)
+            batch = make_batch(one, (99, i), layout, 8, 4, size).to(str(segmenter.device))
             truth, here = batch.masks[:, layout.target], batch.present
             features = encode(segmenter, batch)
             for scored, chance in ((guided, 1.0), (dice, 0.0)):

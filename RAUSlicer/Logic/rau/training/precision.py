@@ -1,7 +1,7 @@
-"""The forward pass in bfloat16 on a CPU, where that pays.
+"""The forward pass in bfloat16, where that pays.
 
-Matrix products are faster on processors with instructions for bfloat16, but torch's backward pass of attention is much
-slower: attention stays in float32.
+On a CPU matrix products are faster on processors with instructions for bfloat16, but torch's backward pass of attention
+is much slower: there attention stays in float32.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ class _WholeAttention(TorchFunctionMode):  # type: ignore[misc, unused-ignore]
 
 
 @contextmanager
-def bfloat16(on: bool) -> Iterator[None]:
-    """Run what is inside in bfloat16; nothing changes when it is not `on`."""
+def bfloat16(on: bool, device: str = "cpu") -> Iterator[None]:
+    """Run what is inside in bfloat16; nothing changes when it is not `on`. device: cpu or cuda."""
     if not on:
         yield
-        return
-    with torch.autocast("cpu", dtype=torch.bfloat16), _WholeAttention():
-        yield
+    elif device == "cpu":
+        with torch.autocast("cpu", dtype=torch.bfloat16), _WholeAttention():
+            yield
+    else:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            yield

@@ -21,7 +21,7 @@ def prompts_for(truth: torch.Tensor, reference: torch.Tensor, image: torch.Tenso
     k, size = truth.shape[0], truth.shape[-1]
     copied = dice.chance(COPIED, k) | (truth.flatten(1).sum(1) == 0)
     source = torch.where(copied[:, None, None, None], reference, truth)
-    grid = F.affine_grid(torch.eye(2, 3).repeat(k, 1, 1), [k, 1, size, size], align_corners=False)
+    grid = F.affine_grid(torch.eye(2, 3).to(truth).repeat(k, 1, 1), [k, 1, size, size], align_corners=False)
     amount = dice.uniform(0.0, 0.09, k, 1, 1, 1)
     grid = grid + amount * (dice.smooth(k, 2, 5, size) + 0.5 * dice.smooth(k, 2, 10, size)).permute(0, 2, 3, 1)
     moved = F.grid_sample(source, grid, align_corners=False)

@@ -10,18 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from rau.errors import InputError
+from rau.models.engine import device_of
 from rau.sam.build import build_sam2
 from rau.sam.segmenter import Features, Segmenter
 from rau.training import checkpoint
 from rau.training.architecture import architecture_of, load_start, resumed, sizes_of, started_from
 from rau.training.batch import Batch, make_batch
 from rau.training.data import Mixture, Source
+from rau.training.feeding import batches
 from rau.training.objective import decode, encode, layout_of, loss_of, validate
 from rau.training.parts import filtered, parts_of
 from rau.training.precision import bfloat16
@@ -47,6 +51,8 @@ class SegmenterTraining:
     threads, which other work on the machine does not change. by_clock: minutes are of the whole run, and the
     learning rate follows them. teacher: folder of a DINOv2 model whose features the image encoder learns as well, with
     teacher_weight in the loss, every teacher_every steps, of teacher_frames slices. bf16: forward pass in bfloat16.
+    decay: of the running mean of the weights, which is what is kept. device: cpu, cuda, or auto. workers: processes
+    that make the batches ahead; 0: none.
     """
 
     folder: str
@@ -81,6 +87,9 @@ class SegmenterTraining:
     teacher_every: int = 1
     teacher_frames: int = 6
     bf16: bool = False
+    decay: float = 0.999
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    workers: int = 0
 
 
 class Run:
@@ -92,6 +101,7 @@ class Run:
         self.state, self.best = self.folder / "state.safetensors", self.folder / "best.safetensors"
         if settings.by_clock and not settings.minutes:
             raise InputError("A rate that follows the clock needs to know how long", "Give --minutes")
+        self.device = device_of(settings.device)
         self._build()
         self.folder.mkdir(parents=True, exist_ok=True)
         seconds = 60 * settings.minutes if settings.by_clock else 0.0
@@ -108,8 +118,8 @@ class Run:
         self.segmenter = self._new()
         self.model = self.segmenter.model.train()
         self.started = load_start(self.model, start) if start else (old or {}).get("started_from")
-        self.teacher = Teacher(Path(self.settings.teacher)) if self.settings.teacher else None
-        self.head = head_of(int(self.model.hidden_dim), self.teacher) if self.teacher else None
+        self.teacher = Teacher(Path(self.settings.teacher), self.device) if self.settings.teacher else None
+        self.head = head_of(int(self.model.hidden_dim), self.teacher).to(self.device) if self.teacher else None
         learning = [*self.model.parameters(), *(self.head.parameters() if self.head else ())]
         self.optimiser = torch.optim.AdamW(learning, self.settings.rate, weight_decay=0.01)
         self.progress = (
@@ -117,7 +127,7 @@ class Run:
         )
 
     def _new(self) -> Segmenter:
-        return Segmenter(build_sam2(self.architecture.config, self.architecture.overrides))
+        return Segmenter(build_sam2(self.architecture.config, self.architecture.overrides).to(self.device))
 
     @property
     def step(self) -> int:
@@ -151,13 +161,22 @@ class Run:
         segmenter.model.load_state_dict(self.progress.mean)
         return segmenter
 
-    def batch(self, source: Source, rng: np.random.Generator) -> Batch:
-        """The data of this step."""
-        s = self.settings
+    def drawn(self, sources: Mixtures, step: int) -> Batch:
+        """The data of a step, from the easy tasks or the hard ones."""
+        source = sources.easy
+        if step >= self.settings.ramp:
+            source = sources.hard
+            source.removal = 0.55
+        batch = self.batch(source, step)
+        return batch.packed() if self.settings.workers else batch
+
+    def batch(self, source: Source, step: int) -> Batch:
+        """The data of a step."""
+        s, rng = self.settings, np.random.default_rng([self.settings.seed, step, 7])
         layout = layout_of(rng, s.neighbours)
         size = int(rng.choice(self.sizes)) if len(self.sizes) > 1 else self.size
-        tasks, difficulty = max(2, s.frames // layout.frames), min(1.0, self.step / max(1, s.ramp))
-        return make_batch(source, (s.seed, self.step), layout, tasks, s.structures, size, difficulty, s.closer)
+        tasks, difficulty = max(2, s.frames // layout.frames), min(1.0, step / max(1, s.ramp))
+        return make_batch(source, (s.seed, step), layout, tasks, s.structures, size, difficulty, s.closer)
 
     def lesson(self, batch: Batch, features: Features, rng: np.random.Generator) -> torch.Tensor | None:
         """Loss against the teacher on a few slices of the batch; None without a teacher, or not in this step."""
@@ -165,22 +184,20 @@ class Run:
             return None
         begin = self.clock()
         images = batch.images.flatten(0, 1)
-        some = torch.from_numpy(rng.permutation(len(images))[: self.settings.teacher_frames])
-        with bfloat16(self.settings.bf16):
+        some = torch.from_numpy(rng.permutation(len(images))[: self.settings.teacher_frames]).to(self.device)
+        with bfloat16(self.settings.bf16, self.device):
             told = self.teacher.features(images[some])
         loss = unlikeness(self.head, features.levels[-1][some].float(), told)
         self.teacher_seconds += self.clock() - begin
         return self.settings.teacher_weight * loss
 
-    def train_step(self, source: Source) -> float:
+    def train_step(self, batch: Batch) -> torch.Tensor:
         """One step; gives the loss without the teacher's part."""
-        begin = self.clock()
-        rng = np.random.default_rng([self.settings.seed, self.step, 7])
-        batch = self.batch(source, rng)
+        rng, batch = np.random.default_rng([self.settings.seed, self.step, 8]), batch.to(self.device)
         self.segmenter.set_size(batch.images.shape[-1])
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.at(self.step, self.progress.seconds)
-        with bfloat16(self.settings.bf16):
+        with bfloat16(self.settings.bf16, self.device):
             features = encode(self.segmenter, batch)
             masks = decode(self.segmenter, batch, features, rng)
         gate = 0.5 if self.step < self.settings.ramp else 1.0
@@ -190,9 +207,8 @@ class Run:
         (loss if lesson is None else loss + lesson).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
-        self.progress.update(self.model)
-        self.progress.seconds += self.clock() - begin
-        return loss.item()
+        self.progress.update(self.model, self.settings.decay)
+        return loss.detach()
 
     def validated(self, validation: Mixture, loss: float) -> dict[str, float]:
         """Validate the averaged weights, keep them if they are the best, and write everything down."""
@@ -208,7 +224,8 @@ class Run:
 def sources_of(settings: SegmenterTraining) -> Mixtures:
     """What to train on and, whatever the parts trained on, the same to validate on."""
     data, cache = Path(settings.data) if settings.data else None, Path(settings.cache or Path(settings.folder, "cache"))
-    parts, made = parts_of(settings.sources), mixtures(data, settings.seed, cache, settings.anatomies)
+    parts = parts_of(settings.sources)
+    made = mixtures(data, settings.seed, cache, settings.anatomies, settings.workers)
     return Mixtures(made.encoder, filtered(made.easy, parts), filtered(made.hard, parts), made.validation)
 
 
@@ -218,28 +235,31 @@ def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
     if run.over():
         return
     sources = sources_of(settings)
-    before, losses = run.progress.seconds, []
+    before, losses = run.progress.seconds, list[torch.Tensor]()
+    ready = batches(partial(run.drawn, sources), run.step, settings.workers)
     out_of_time = False
     while not (out_of_time or run.over()):
-        source = sources.easy
-        if run.step >= settings.ramp:
-            source = sources.hard
-            source.removal = 0.55
-        losses.append(run.train_step(source))
+        begin = run.clock()
+        losses.append(run.train_step(next(ready)))
+        run.progress.seconds += run.clock() - begin
         out_of_time = bool(settings.minutes) and run.progress.seconds - before > settings.minutes * 60
         if run.step % 50 == 0:
             checkpoint.append(run.folder / "log.csv", log_of(run, losses))
         if run.step % settings.every == 0 or out_of_time or run.over():
-            scores = run.validated(sources.validation, float(np.mean(losses[-200:])))
+            scores = run.validated(sources.validation, mean_of(losses[-200:]))
             yield {**scores, "teacher_s": run.teacher_seconds / len(losses)} if run.teacher else scores
 
 
-def log_of(run: Run, losses: list[float]) -> dict[str, float]:
+def mean_of(losses: list[torch.Tensor]) -> float:
+    return float(torch.stack(losses).mean())
+
+
+def log_of(run: Run, losses: list[torch.Tensor]) -> dict[str, float]:
     """A line of log.csv. losses: of this call."""
     return {
         "step": run.step,
         "seconds": round(run.progress.seconds),
-        "loss": round(float(np.mean(losses[-50:])), 4),
+        "loss": round(mean_of(losses[-50:]), 4),
         "teacher_s": round(run.teacher_seconds / max(1, len(losses)), 4),
     }
 

@@ -108,9 +108,15 @@ class Mixtures:
     validation: Mixture
 
 
-def mixtures(data: Path | None, seed: int, cache: Path | None = None, anatomies: int = 1200) -> Mixtures:
-    """Sources for training. data: the folder of the sets; None, or a set that is missing: the synthetic ones alone."""
-    made: list[tuple[str, Shares, Source]] = [("anatomies", ANATOMIES, Anatomies(seed, anatomies, cache))]
+def mixtures(
+    data: Path | None, seed: int, cache: Path | None = None, anatomies: int = 1200, workers: int = 0
+) -> Mixtures:
+    """Sources for training. data: the folder of the sets; None, or a set that is missing: the synthetic ones alone.
+
+    workers: processes that draw the random anatomies.
+    """
+    pool = Anatomies(seed, anatomies, cache, workers=workers)
+    made: list[tuple[str, Shares, Source]] = [("anatomies", ANATOMIES, pool)]
     validation: list[tuple[str, float, Source]] = [("anatomies", 1.0, Anatomies(seed + 1000, 60, cache))]
     for name, use in RECIPE.items():
         if data is None or not (data / name).is_dir():

@@ -53,7 +53,8 @@ class SftTraining:
     features of the segmenter of `teacher`. ramp: fraction over which the tasks grow from easy to hard. shares: of
     segment, label and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box, outline and
     look. every: steps between validations; 0: none, the reasoner is kept at the end. bf16: forward pass in bfloat16.
-    anatomies: random anatomies in the pool; cache: where they are kept. cpu_time: training time is the processor's, of
+    anatomies: random anatomies in the pool; cache: where they are kept. workers: processes that make the items ahead.
+    cpu_time: training time is the processor's, of
     all threads.
     """
 
@@ -78,6 +79,7 @@ class SftTraining:
     bf16: bool = False
     anatomies: int = 1200
     cache: str = ""
+    workers: int = 0
     cpu_time: bool = False
 
 
@@ -147,7 +149,7 @@ class Run:
         self.cells = self.loaded.cells
         cache = Path(settings.cache or self.folder / "cache")
         data = Path(settings.data) if settings.data else None
-        self.sources = sources or mixtures(data, settings.seed, cache, settings.anatomies)
+        self.sources = sources or mixtures(data, settings.seed, cache, settings.anatomies, settings.workers)
         steps = ENDLESS if settings.minutes else settings.steps
         self.schedule = Schedule(settings.rate, steps, settings.warmup, settings.cooldown, settings.minutes * 60)
         self.segmenter: Any = None
@@ -251,7 +253,7 @@ class SftTrainer(ByClock, Trainer):  # type: ignore[misc, unused-ignore]
     def sight(self, inputs: dict[str, Any], told: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
         """The vision tower alone. told: (2 B, C, T, T) of references and targets in turn; laid: of `painted`."""
         read, run = inputs["inputs"], self.run
-        with bfloat16(run.settings.bf16):
+        with bfloat16(run.settings.bf16, laid.device.type):
             out = run.loaded.reasoner.base.model.get_image_features(read["pixel_values"], read["image_grid_thw"])
         seen = (
             torch.stack(list(out.pooler_output)).float().view(len(laid), 3, -1, run.loaded.reasoner.heads.config.hidden)
@@ -341,7 +343,8 @@ def train(settings: SftTraining, sources: Mixtures | None = None) -> Iterator[di
         save_total_limit=1,
         report_to=[],
         remove_unused_columns=False,
-        dataloader_num_workers=0,
+        dataloader_num_workers=settings.workers,
+        dataloader_prefetch_factor=4 if settings.workers else None,
         disable_tqdm=True,
         seed=settings.seed,
         use_cpu=not torch.cuda.is_available(),

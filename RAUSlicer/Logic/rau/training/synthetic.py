@@ -20,24 +20,24 @@ def cubic(cells: int, size: int) -> torch.Tensor:
 
 
 class Dice:
-    """Random numbers of one batch, from one generator."""
+    """Random numbers of one batch, from one generator; the same numbers on any `device`."""
 
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self.generator, self.device = torch.Generator().manual_seed(seed), device
 
     def uniform(self, low: float, high: float, *shape: int) -> torch.Tensor:
-        return torch.rand(*shape, generator=self.generator) * (high - low) + low
+        return (torch.rand(*shape, generator=self.generator) * (high - low) + low).to(self.device)
 
     def normal(self, *shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=self.generator)
+        return torch.randn(*shape, generator=self.generator).to(self.device)
 
     def chance(self, probability: float, *shape: int) -> torch.Tensor:
         """Booleans."""
-        return torch.rand(*shape, generator=self.generator) < probability
+        return (torch.rand(*shape, generator=self.generator) < probability).to(self.device)
 
     def smooth(self, n: int, channels: int, cells: int, size: int) -> torch.Tensor:
         """(n, channels, size, size) smooth fields of about unit deviation with `cells` features a side."""
-        matrix = cubic(cells, size)
+        matrix = cubic(cells, size).to(self.device)
         return matrix @ self.normal(n, channels, cells, cells) @ matrix.T
 
 
@@ -62,9 +62,17 @@ def views(dice: Dice, n: int, chance: float) -> tuple[torch.Tensor, torch.Tensor
     return torch.exp(dice.normal(n, 1, 1, 1) * 0.16 * other), dice.normal(n, 1, 1, 2) * 0.10 * other
 
 
+def coarse(size: int) -> int:
+    """Knots a side of a sampling grid before it is refined: one in four pixels, the outer ones at the outer pixels."""
+    return size // 4 + 1
+
+
 def affine_grid(dice: Dice, n: int, size: int, spread: Spread, amount: torch.Tensor) -> torch.Tensor:
-    """(n, size, size, 2) sampling grids of random affine + smooth deformation. amount: (n,) multiplies the spread."""
-    a = amount[:, None, None]
+    """(n, C, C, 2) sampling grids of random affine + smooth deformation, at C = coarse(size) knots a side.
+
+    size: pixels a side of what is sampled. amount: (n,) multiplies the spread.
+    """
+    a, knots = amount[:, None, None], coarse(size)
     scale = torch.exp(dice.normal(n, 1, 1) * spread.scale * a)
     aspect = torch.exp(dice.normal(n, 1, 1) * spread.aspect * a)
     angle = dice.normal(n, 1, 1) * spread.angle * a
@@ -73,10 +81,18 @@ def affine_grid(dice: Dice, n: int, size: int, spread: Spread, amount: torch.Ten
         [torch.cat([cos * scale * aspect, -sin * scale], 2), torch.cat([sin * scale * aspect, cos * scale], 2)], 1
     )
     shift = dice.normal(n, 2, 1) * spread.shift * a
-    grid = F.affine_grid(torch.cat([matrix, shift], 2), [n, 1, size, size], align_corners=False)
+    line = torch.linspace(-1 + 1 / size, 1 - 1 / size, knots, device=matrix.device)
+    places = torch.stack([line.expand(knots, -1), line[:, None].expand(-1, knots)])  # x, y of each knot
+    grid = (matrix @ places.flatten(1) + shift).view(n, 2, knots, knots).permute(0, 2, 3, 1)
     for cells, amplitude in spread.warp:
-        grid = grid + dice.smooth(n, 2, cells, size).permute(0, 2, 3, 1) * (amplitude * a[..., None])
+        grid = grid + dice.smooth(n, 2, cells, knots).permute(0, 2, 3, 1) * (amplitude * a[..., None])
     return grid
+
+
+def refined(grid: torch.Tensor, size: int) -> torch.Tensor:
+    """(N, C, C, 2) to (N, size, size, 2)."""
+    channels = grid.permute(0, 3, 1, 2)
+    return F.interpolate(channels, size=(size, size), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
 
 
 def sample_labels(labels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 class Teacher:
     """A DINOv2 folder in the format of `transformers`: config.json and model.safetensors, nothing else is opened."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         from transformers import Dinov2Model
         from transformers.utils import logging
 
@@ -38,7 +38,7 @@ class Teacher:
                 f"The folder {folder.name} holds no DINOv2 model", f"It needs config.json and {WEIGHTS} of DINOv2"
             )
         model: Any = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False).to(device)
         self.patch, self.channels = int(model.config.patch_size), int(model.config.hidden_size)
         self.digest = sha256(folder / WEIGHTS)
 
@@ -48,7 +48,7 @@ class Teacher:
         side = images.shape[-1] // 16
         pixels = (side * self.patch, side * self.patch)
         x = F.interpolate(images, size=pixels, mode="bilinear", align_corners=False, antialias=True)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
         tokens = self.model((x - mean) / std).last_hidden_state[:, 1:].float()
         tokens = tokens - tokens.mean(1, keepdim=True)
         return tokens.transpose(1, 2).reshape(len(x), -1, side, side)

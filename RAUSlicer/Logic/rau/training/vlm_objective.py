@@ -35,7 +35,7 @@ class SftModel(nn.Module):
 
     def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
         """batch: of `rau.training.items.collate`, or of `rau.training.routed_items.collate_routed`."""
-        with bfloat16(self.bf16):
+        with bfloat16(self.bf16, batch["labels"].device.type):
             reading = self.reasoner.read(batch["inputs"])
         losses = {"answer": answer_loss(self.reasoner, reading, batch["labels"])}
         fields = self.reasoner.heads.fields(reading.target)

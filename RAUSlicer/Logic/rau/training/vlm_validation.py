@@ -24,7 +24,10 @@ def validate(loaded: Loaded, source: Mixture, batches: int = 3, dialogues: int =
     """Means over the sources of: labelling accuracy (all answer tokens right, teacher-forced), presence (balanced
     accuracy), IoU of boxes beside copying the reference's, Dice of the coarse masks.
     """
+    from accelerate.utils import send_to_device
+
     loaded.reasoner.eval()
+    device = next(loaded.reasoner.parameters()).device
     scores: dict[str, list[float]] = {}
     presence: list[tuple[bool, bool]] = []
 
@@ -40,7 +43,7 @@ def validate(loaded: Loaded, source: Mixture, batches: int = 3, dialogues: int =
                 items = draw(batch, task, rng)
                 if not items:
                     continue
-                ready = collate(items, loaded.processor, loaded.cells, rng, loaded.convention)
+                ready = send_to_device(collate(items, loaded.processor, loaded.cells, rng, loaded.convention), device)
                 reading = loaded.reasoner.read(ready["inputs"])
                 if task == "label":
                     note("label", right_answers(loaded, reading.hidden, ready["labels"]))
