@@ -60,8 +60,9 @@ def alone(name: str, neighbours: int, gate: bool, planes: int = 1) -> Variant:
     return Variant(name, recipe, 0.5 if gate else NO_GATE, planes, alone=True)
 
 
-def ending(name: str, neighbours: int, planes: int = 1) -> Variant:
-    return replace(alone(name, neighbours, True, planes), signs=True)
+def ending(name: str, neighbours: int, planes: int = 1, sure: float = 0.0) -> Variant:
+    made = alone(name, neighbours, True, planes)
+    return replace(made, signs=True, recipe=replace(made.recipe, sure=sure))
 
 
 INDEPENDENT, BOTH = "independent slices", "gate and two neighbours"
@@ -74,6 +75,10 @@ THIRD = (
     ending("ends by all signs", 0),
     ending("ends and two neighbours", 2),
     ending("ends and three planes", 0, 0),
+    ending("sure 0.7", 1, sure=0.7),
+    ending("sure 0.8", 1, sure=0.8),
+    ending("sure 0.9", 1, sure=0.9),
+    ending("sure2 0.8", 2, sure=0.8),
 )
 DEFAULT, RECOMMENDED = "default", "recommended"
 ECONOMIES = (

@@ -1,4 +1,4 @@
-"""Mask prompts of a slice, from volumes of what is expected."""
+"""Mask prompts of a slice; how far it lies beyond a structure; which neighbours' masks are relied on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rau.sam.propagation import prompts_of  # noqa: E402
+from rau.sam.propagation import Direction, Done, Match, beyond, prompts_of  # noqa: E402
+from rau.sam.segmenter import Memory  # noqa: E402
 from rau.volume.planes import Planes  # noqa: E402
 
 NETWORK = SimpleNamespace(size=64, device=torch.device("cpu"))
@@ -35,3 +36,44 @@ def test_a_slice_is_prompted_only_if_all_its_structures_are_expected_somewhere()
     assert prompts_of(None, (1,), 0, planes, NETWORK) is None
     assert prompts_of({1: volume}.get, (1, 2), 0, planes, NETWORK) is None
     assert prompts_of({1: volume, 2: volume}.get, (1, 2), 0, planes, NETWORK) is not None
+
+
+def matched(where, slices=10, annotated=None):
+    """A match of target slice t to reference slice t; the structure 1 is in the slices `where`."""
+    reference = SimpleNamespace(images=[None] * slices, where={1: np.array(where)})
+    return Match(reference, 0, np.arange(slices), np.ones(slices), annotated=annotated)
+
+
+def test_slices_past_the_last_one_that_shows_a_structure_lie_beyond_it():
+    found = [beyond([matched([3, 4, 5, 6])], t, 1) for t in range(10)]
+    assert found == [0.75, 0.5, 0.25, 0.0, -0.25, -0.25, 0.0, 0.25, 0.5, 0.75]
+
+
+def test_a_structure_cut_off_by_the_end_of_the_reference_does_not_end_there():
+    found = [beyond([matched([0, 1, 2, 3])], t, 1) for t in range(10)]
+    assert found[:4] == [-0.75, -0.5, -0.25, 0.0] and found[9] == 1.5
+    assert [beyond([matched(range(3), 3)], t, 1) for t in range(3)] == [-1.0] * 3, "three slices, all of the liver"
+    assert beyond([matched([4, 5], annotated=(4, 5, 6))], 4, 1) == -0.5, "what was not annotated says nothing"
+
+
+def test_of_several_references_those_that_show_no_end_count_as_well_within():
+    assert beyond([matched([3, 4, 5, 6]), matched(range(10))], 9, 1) == pytest.approx((0.75 - 1.0) / 2)
+
+
+def memory(number, rows=2):
+    return Memory(*(torch.full((rows, *shape), float(number)) for shape in ((4, 2, 2), (4, 2, 2), (8,))))
+
+
+def test_the_mask_of_an_unsure_neighbour_gives_way_to_the_references():
+    direction = Direction(1)
+    direction.push(Done(None, (1, 2), memory(7), unsure=(2,)))
+    (found,) = direction.memories(NETWORK, (1, 2), memory(3))
+    assert [row.unique().tolist() for row in found.spatial] == [[7.0], [3.0]]
+    assert found.pointer[:, 0].tolist() == [7.0, 3.0]
+    (whole,) = direction.memories(NETWORK, (1, 2))
+    assert whole.spatial.unique().tolist() == [7.0]
+
+
+def test_some_rows_of_a_memory_can_be_those_of_another():
+    mixed = memory(1, 3).with_rows([0, 2], memory(2, 3))
+    assert mixed.spatial[:, 0, 0, 0].tolist() == mixed.pointer[:, 0].tolist() == [2.0, 1.0, 2.0]

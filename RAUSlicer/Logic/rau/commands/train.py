@@ -90,3 +90,18 @@ def pack(
     runs = packing.vlm_runs(vlm, fusion, uses, threshold)
     made = packing.pack(segmenter, encoder, output, version, licence, runs)
     print(f"{made.manifest.name} {version}: {len(made.manifest.files)} files")
+
+
+@app.command()
+def average(
+    first: Annotated[Path, typer.Option(help="Model folder")],
+    second: Annotated[Path, typer.Option(help="Model folder whose segmenter was trained on from the first's")],
+    output: Annotated[Path, typer.Option(help="Model folder to write")],
+    version: Annotated[str, typer.Option(help="Version of the model")],
+    share: Annotated[float, typer.Option(help="Share of the second, 0 to 1")] = 0.5,
+) -> None:
+    """The mean of the segmenters of two models; all but the VLM is the first's."""
+    from rau.training.average import average as mean
+
+    made = mean(first, second, share, version, output)
+    print(f"{made.manifest.name} {version}: {len(made.manifest.files)} files")

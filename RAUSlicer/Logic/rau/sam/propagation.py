@@ -72,6 +72,7 @@ class Recipe:
     """references: reference slices in memory. neighbours: length of the ring, at most what the model knows.
 
     pointers: slices of the walk, the neighbours among them, whose object pointers are attended to (SAM2's video: 15).
+    sure: predicted IoU from which a neighbour's mask is relied on; of others the reference is remembered once more.
 
     reach: slices of the reference within which a structure may lie from the matched one, as a fraction of the
     structure's own extent (at least 2).
@@ -81,6 +82,7 @@ class Recipe:
     neighbours: int = 1
     reach: float = 0.35
     pointers: int = 0
+    sure: float = 0.0
 
 
 def chosen_memories(
@@ -103,22 +105,34 @@ def chosen_memories(
     return rows
 
 
+def ends_of(match: Match, value: int) -> tuple[float, float]:
+    """First and last slice of the reference that show `value`; infinite where it is cut off by the reference's end.
+
+    A reference that begins or stops within a structure does not say where the structure ends.
+    """
+    where, slices = match.reference.where[value], range(len(match.reference.images))
+    shown = match.annotated or slices
+    first = -np.inf if where[0] <= min(shown) else float(where[0])
+    return first, np.inf if where[-1] >= max(shown) else float(where[-1])
+
+
 def beyond(matches: Sequence[Match], t: int, value: int) -> float:
     """How far the slices matched to target slice t lie beyond the first or last one that shows `value`.
 
-    In parts of the structure's extent in the reference, negative within it; mean over the references. Within the reach
-    of a corrected slice of the target that shows it: not beyond.
+    In parts of the structure's extent in the reference, negative within it; mean over the references, -1 at most where
+    a reference shows no end of it. Within the reach of a corrected slice of the target that shows it: not beyond.
     """
     found, drawn = [], np.inf
     for match in matches:
         where, middle = match.reference.where[value], int(match.index[t])
         if not len(where):
             continue
-        away = max(where[0] - middle, middle - where[-1])
         if match.number < 0:
+            away = max(where[0] - middle, middle - where[-1])
             drawn = min(drawn, away / max(1, match.reach[value] if match.reach else 1))
         else:
-            found.append(away / (where[-1] - where[0] + 1))
+            first, last = ends_of(match, value)
+            found.append(max(-1.0, max(first - middle, middle - last) / (where[-1] - where[0] + 1)))
     mean = float(np.mean(found)) if found else 0.0
     return min(mean, 0.0) if drawn <= 1 else mean
 
@@ -136,11 +150,15 @@ def pick_rows(chosen: Sequence[Sequence[tuple[Memory, int]]], slot: int) -> Memo
 
 @dataclass(frozen=True)
 class Done:
-    """A slice that was segmented: its features, one row; the memory of its masks, a row for each of `values`."""
+    """A slice that was segmented: its features, one row; the memory of its masks, a row for each of `values`.
+
+    unsure: those of `values` whose mask is not to be relied on.
+    """
 
     features: Features
     values: tuple[int, ...]
     memory: Memory
+    unsure: tuple[int, ...] = ()
 
     def of(self, segmenter: Segmenter, values: Sequence[int]) -> Memory:
         """Memory of `values`; one that was not asked for here has an empty mask."""
@@ -154,6 +172,14 @@ class Done:
         if known == list(values):
             return memory
         return memory.rows(torch.tensor([known.index(value) for value in values], device=segmenter.device))
+
+    def relied_on(self, segmenter: Segmenter, values: Sequence[int], instead: Memory | None) -> Memory:
+        """`of`, with the rows of `instead` for the structures of `unsure`."""
+        memory = self.of(segmenter, values)
+        doubtful = [k for k, value in enumerate(values) if value in self.unsure]
+        if instead is None or not doubtful:
+            return memory
+        return memory.with_rows(doubtful, instead)
 
 
 class Direction:
@@ -179,9 +205,11 @@ class Direction:
         twin.ring = deque(self.ring, maxlen=self.ring.maxlen)
         return twin
 
-    def memories(self, segmenter: Segmenter, values: Sequence[int]) -> list[Memory]:
-        """Memories of the ring for these structures, nearest first."""
-        near = [done.of(segmenter, values) for done in list(self.ring)[: self.length]]
+    def memories(self, segmenter: Segmenter, values: Sequence[int], instead: Memory | None = None) -> list[Memory]:
+        """Memories of the ring for these structures, nearest first. instead: of a reference, rows alike, for structures
+        whose mask is not to be relied on.
+        """
+        near = [done.relied_on(segmenter, values, instead) for done in list(self.ring)[: self.length]]
         far = [one for one in list(self.ring)[self.length :] if set(values) <= set(one.values)]
         return [*near, *(one.of(segmenter, values) for one in far)]
 
@@ -240,7 +268,7 @@ def segment_slice(
         image = normalise(to_square(planes[t][None], planes.sight, segmenter.size)).to(segmenter.device)
         features = segmenter.encode(image)
         references = [pick_rows(picked, slot) for slot in range(slots)]
-        neighbours = direction.memories(segmenter, asked)
+        neighbours = direction.memories(segmenter, asked, references[0])
         prompts = prompts_of(candidates, asked, t, planes, segmenter)
         hints = advice.of(t, asked) if advice is not None else None
         hinted = advice.hinted if advice is not None else None
@@ -250,7 +278,8 @@ def segment_slice(
         presence = masks.presence.sigmoid().cpu().numpy()
         iou = masks.iou.clamp(0, 1).cpu().numpy()
     if masks.memory is not None:
-        direction.push(Done(features, tuple(asked), masks.memory))
+        unsure = tuple(value for value, told in zip(asked, iou) if told < recipe.sure)
+        direction.push(Done(features, tuple(asked), masks.memory, unsure))
     parts = hints.parts if hints is not None else ()
     past = np.array([beyond(matches, t, value) for value in asked])
     prompted = prompts is not None

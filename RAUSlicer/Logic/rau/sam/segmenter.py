@@ -58,6 +58,17 @@ class Memory:
     def rows(self, index: torch.Tensor) -> Memory:
         return Memory(self.spatial[index], self.position[index], self.pointer[index])
 
+    def with_rows(self, index: Sequence[int], other: Memory) -> Memory:
+        """The same with the rows `index` of another memory of as many rows."""
+        import torch
+
+        chosen = torch.zeros(len(self.pointer), dtype=torch.bool, device=self.pointer.device)
+        chosen[list(index)] = True
+        parts = []
+        for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):
+            parts.append(torch.where(chosen.view(-1, *[1] * (mine.ndim - 1)), others.to(mine.dtype), mine))
+        return Memory(*parts)
+
     @property
     def nbytes(self) -> int:
         return int(self.spatial.nbytes + self.position.nbytes + self.pointer.nbytes)
