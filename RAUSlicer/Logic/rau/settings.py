@@ -73,7 +73,7 @@ class SegmentSettings(BaseModel):
     )
     neighbours: int = Field(0, ge=0, le=6, description="Neighbouring target slices kept in memory (count)")
     sure: float = Field(
-        0.8, ge=0.0, le=1.0, description="Predicted IoU from which a neighbouring slice's mask is relied on (0 to 1)"
+        0.9, ge=0.0, le=1.0, description="Predicted IoU from which a neighbouring slice's mask is relied on (0 to 1)"
     )
     presence_threshold: float = Field(
         0.5, ge=0.0, le=1.0, description="A structure is in a slice when its presence score is at least this (0 to 1)"
