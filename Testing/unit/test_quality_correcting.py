@@ -56,7 +56,7 @@ def test_a_piece_on_the_wrong_side_goes_and_is_said():
     found, (move,) = put_right(with_stray_spleen())
     assert np.array_equal(found, body())
     assert move.value == 2 and move.voxels == 4 * 6 * 3 and move.ml == pytest.approx(0.216) and not move.given
-    assert move.words(NAMES).startswith("corrected: spleen, a piece of 0.22 ml (not left of: spleen, liver")
+    assert move.words(NAMES).startswith("corrected: spleen, a piece of 0.22 ml (spleen is not left of liver")
     assert move.words(NAMES).endswith("was removed")
     assert move.report(NAMES)["name"] == "spleen" and move.report(NAMES)["given"] == {}
 
@@ -116,7 +116,7 @@ def test_a_part_outside_of_its_whole_goes():
     labels = body()
     labels[12:15, 32:36, 10:14] = 3
     found, (move,) = put_right(labels)
-    assert np.array_equal(found, body()) and "not inside: lesion, liver" in move.broken
+    assert np.array_equal(found, body()) and "lesion is not inside liver" in move.broken
 
 
 def test_a_piece_too_far_from_the_rest_goes():
@@ -226,7 +226,7 @@ def test_a_run_says_what_it_corrected_and_gives_it_to_the_structure_it_might_be_
     changed = before.array != grid.array
     assert changed.sum() == 72 and (grid.array[changed] == 1).all()
     assert [one["name"] for one in moved] == ["spleen"] and moved[0]["given"] == {"liver": 72}
-    assert told == ["corrected: spleen, a piece of 0.22 ml (not left of: spleen, liver and 2 more) was given to liver"]
+    assert told == ["corrected: spleen, a piece of 0.22 ml (spleen is not left of liver and 2 more) was given to liver"]
     by_name = {one.structure.name: one for one in results}
     assert by_name["spleen"].voxels == (body() == 2).sum() and by_name["liver"].voxels == (grid.array == 1).sum()
 
@@ -249,5 +249,5 @@ def test_flagging_changes_no_voxel_and_reports_no_correction(engine):
 
 
 def test_a_move_is_a_frozen_value():
-    move = Move(2, 5, None, ("not above: a, b",), {})
+    move = Move(2, 5, None, ("a is not above b",), {})
     assert replace(move, voxels=6).voxels == 6 and move.voxels == 5

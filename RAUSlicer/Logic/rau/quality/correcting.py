@@ -45,7 +45,7 @@ class Move:
     given: Mapping[int, int]
 
     def words(self, names: Mapping[int, str]) -> str:
-        """One line for the user: "corrected: spleen, a piece of 3.1 ml (not left of: spleen, liver) was removed"."""
+        """One line for the user: "corrected: spleen, a piece of 3.1 ml (spleen is not left of liver) was removed"."""
         size = f"{self.voxels} voxels" if self.ml is None else f"{self.ml:.2g} ml"
         takers = ", ".join(names[value] for value in sorted(self.given, key=lambda v: -self.given[v]))
         became = f"was given to {takers}" if takers else "was removed"
@@ -207,7 +207,7 @@ class Scene:
         """The relations that the piece breaks clearly, in words."""
         broken = [relation for relation, chance in self.chances(value, piece) if chance <= ASIDE]
         broken += [one for one, share in self.wholes(value, piece) if share < OUTSIDE / 2]
-        return [f"not {one.kind}: {self.names[one.one]}, {self.names[one.other]}" for one in broken]
+        return [one.broken(self.names) for one in broken]
 
     def agrees(self, value: int, piece: Piece) -> bool:
         """Whether the piece keeps every relation."""

@@ -30,6 +30,10 @@ class Relation:
     one: int
     other: int
 
+    def broken(self, names: Mapping[int, str]) -> str:
+        """What is wrong where the relation does not hold: "spleen is not left of liver"."""
+        return f"{names[self.one]} is not {self.kind} {names[self.other]}"
+
 
 @dataclass(frozen=True)
 class Range:
@@ -145,7 +149,7 @@ def findings(prior: StructuralPrior, layout: Layout, names: Mapping[int, str]) -
             checked[value] += 1
             if not kept:
                 relations[value] += 1
-                broken[value].append(f"not {relation.kind}: {names[relation.one]}, {names[relation.other]}")
+                broken[value].append(relation.broken(names))
     for i, value in enumerate(layout.values):
         if value in prior.ranges and prior.flat == layout.flat and not layout.cut[i]:
             checked[value] += 2
