@@ -107,15 +107,20 @@ def place_words(facts: Facts) -> str:
     return f"in the {'-'.join(words)} part" if words else "in the centre"
 
 
-def _looks(one: Region) -> str:
-    facts = one.facts
-    told = f"The {facts.name} ({one.colour}) is {size_word(facts)} ({percent(facts.share_of_image)} of the picture)"
+def looks(facts: Facts) -> str:
+    """Size, place, shape, margin, pieces: "small (2.1 % of the picture), in the centre, round with a smooth outline".
+
+    facts: of a slice.
+    """
+    told = f"{size_word(facts)} ({percent(facts.share_of_image)} of the picture)"
     told += f", {place_words(facts)}, {shape_word(facts)} with {outline_word(facts)}"
     if facts.margin is not None and facts.margin.grade is not None:
         told += f" and {'an' if facts.margin.grade[0] in 'aei' else 'a'} {facts.margin.grade} margin"
-    if facts.pieces > 1:
-        told += f", in {facts.pieces} pieces"
-    return told + "."
+    return told + (f", in {facts.pieces} pieces" if facts.pieces > 1 else "")
+
+
+def _looks(one: Region) -> str:
+    return f"The {one.name} ({one.colour}) is {looks(one.facts)}."
 
 
 def _relations(one: Region, known: dict[str, Region]) -> list[str]:

@@ -51,7 +51,8 @@ class Structure:
 class Item:
     """A dialogue and what is true of it. pictures: reference and target, (S, S, 3) uint8. marked: index, or None.
 
-    drawn: its task in the batch that it was drawn from.
+    drawn: its task in the batch that it was drawn from. thought: what the answer of a labelling item says of the marked
+    region before it names it; "": where it lies.
     """
 
     task: Task
@@ -59,6 +60,7 @@ class Item:
     pictures: tuple[np.ndarray, np.ndarray]
     marked: int | None = None
     drawn: int = 0
+    thought: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,7 +83,7 @@ class Item:
         if self.task == "boxes":
             return write_boxes({one.name: one.box for one in self.structures}, convention)
         chosen = self.structures[self.marked or 0]
-        return write_label(chosen.name, think=place_of(chosen.target))
+        return write_label(chosen.name, think=self.thought or place_of(chosen.target))
 
     def dialogue(self, forced: bool = True, answered: bool = True, convention: Convention = GRID) -> Dialogue:
         """convention: how the backend writes boxes."""
@@ -97,6 +99,24 @@ def place_of(mask: np.ndarray) -> str:
     return f"{height} {'left' if column < 0.4 else 'right' if column > 0.6 else 'centre'}"
 
 
+def described(picture: np.ndarray, mask: np.ndarray) -> str:
+    """How a region looks, in words measured from its mask (papers.md B3). picture: (S, S, 3) uint8; mask: (S, S) bool.
+
+    "" for an empty mask.
+    """
+    from rau.description.measuring import measure
+    from rau.description.regions import looks
+    from rau.volume.volume import Geometry, LabelMap, Structure, Volume
+
+    if not mask.any():
+        return ""
+    grid = Geometry((1, *mask.shape), (1.0, 1.0, 1.0))
+    labels = LabelMap(mask[None].astype(np.uint8), grid, (Structure(1, "region"),))
+    grey = picture.mean(-1).round().astype(np.uint8)
+    found = measure(Volume(grey[None], grid, spacing_known=False), labels)
+    return looks(found[0])
+
+
 def called(rng: Rng, own: Sequence[str]) -> list[str]:
     """A name for each structure, all different."""
     pool = [str(name) for name in rng.permutation(NAMES)[: 2 * len(own)]]
@@ -109,8 +129,11 @@ def called(rng: Rng, own: Sequence[str]) -> list[str]:
     return names
 
 
-def draw(batch: Batch, task: Task, rng: Rng) -> list[Item]:
-    """An item of every task of a batch that has something to ask of. The batch is (B, 2, ...): reference, target."""
+def draw(batch: Batch, task: Task, rng: Rng, words: float = 0.0) -> list[Item]:
+    """An item of every task of a batch that has something to ask of. The batch is (B, 2, ...): reference, target.
+
+    words: chance that a labelling item's answer describes the marked region before it names it (`described`).
+    """
     items = []
     target = batch.layout.target
     for b in range(len(batch.images)):
@@ -127,7 +150,10 @@ def draw(batch: Batch, task: Task, rng: Rng) -> list[Item]:
         if task == "label" and not here:
             continue
         pictures = (picture(batch.images[b, 0].numpy()), picture(batch.images[b, target].numpy()))
-        items.append(Item(task, structures, pictures, int(rng.choice(here)) if task == "label" else None, b))
+        chosen = int(rng.choice(here)) if task == "label" else None
+        told = chosen is not None and words > 0 and rng.random() < words
+        thought = described(pictures[1], structures[chosen].target) if told and chosen is not None else ""
+        items.append(Item(task, structures, pictures, chosen, b, thought))
     return items
 
 

@@ -52,7 +52,9 @@ class SftTraining:
     step. structures: at most so many of each. sight: fraction of the run for the vision tower alone, against the
     features of the segmenter of `teacher`. ramp: fraction over which the tasks grow from easy to hard. shares: of
     segment, label and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box, outline and
-    look. every: steps between validations; 0: none, the reasoner is kept at the end. bf16: forward pass in bfloat16.
+    look. described: share of the label items whose answer first says how the region looks, in words measured from its
+    mask, instead of where it lies. every: steps between validations; 0: none, the reasoner is kept at the end. bf16:
+    forward pass in bfloat16.
     anatomies: random anatomies in the pool; cache: where they are kept. workers: processes that make the items ahead.
     cpu_time: training time is the processor's, of
     all threads.
@@ -71,6 +73,7 @@ class SftTraining:
     ramp: float = 0.4
     shares: str = "0.6,0.25,0.15"
     asks: str = "name,box,outline,look"
+    described: float = 0.0
     rate: float = 1e-3
     warmup: int = 100
     cooldown: float = 0.4
@@ -206,7 +209,7 @@ class Run:
                 if routed:
                     return collate_routed(routed, self.loaded.processor, self.cells, rng)
                 continue
-            items = draw(drawn, task, rng)
+            items = draw(drawn, task, rng, self.settings.described)
             if items:
                 break
         else:
