@@ -143,7 +143,7 @@ def test_a_corrected_slice_counts_fully_in_itself_and_the_less_the_further_away(
     assert (np.diff(near[order]) <= 0).all() and (near[away > 2 * reach] < 0.01).all()
 
 
-def test_a_corrected_slice_is_remembered_near_it_alone(engine):
+def test_a_corrected_slice_is_remembered_near_it_alone_and_not_in_itself(engine):
     from rau.events import ignore
     from rau.preparation import prepare
     from rau.sam.propagation import Recipe, chosen_memories
@@ -159,4 +159,4 @@ def test_a_corrected_slice_is_remembered_near_it_alone(engine):
     for away in (0, reach, reach + 1):
         t = place + away if place + away < 30 else place - away
         used = [memory for memory, _ in chosen_memories(engine.segmenter, plane.matches, t, BALL.value, Recipe())]
-        assert any(one is own for one in used) == (away <= reach)
+        assert any(one is own for one in used) == (0 < away <= reach)

@@ -72,6 +72,12 @@ class Corrected:
         near = np.exp(-0.5 * (away / max(1.0, NEAR * reach)) ** 2).astype(np.float32)
         return np.moveaxis(near[:, None, None], 0, self.axis)
 
+    def beside(self, reach: int) -> np.ndarray:
+        """`nearness`, but 0 in the corrected slices themselves: there it is to be seen what is found without them."""
+        near = self.nearness(reach)
+        np.moveaxis(near, self.axis, 0)[list(self.slices)] = 0
+        return near
+
     def match(self, plane: CasePlane, descriptors: np.ndarray, values: tuple[int, ...]) -> Match:
         """The target as a reference of itself, annotated in the corrected slices alone. descriptors: (T, D)."""
         from rau.references.encoded import EncodedReference

@@ -259,7 +259,7 @@ def put_right(
     near = {}
     for value, volume, _ in expected_by(case, plane, plane.corrected, seed, go_on):
         if value in expected:
-            near[value] = case.corrected.nearness(plane.corrected.reach[value])
+            near[value] = case.corrected.beside(plane.corrected.reach[value])
             share = OWN_SHARE * near[value]
             expected[value] = np.round(expected[value] * (1 - share) + volume * share).astype(np.uint8)
     return near

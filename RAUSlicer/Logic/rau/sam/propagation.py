@@ -88,9 +88,14 @@ class Recipe:
 def chosen_memories(
     segmenter: Segmenter, matches: Sequence[Match], t: int, value: int, recipe: Recipe
 ) -> list[tuple[Memory, int]]:
-    """(memory, row) of the reference slices that show `value` near target slice t, best first; none: absent here."""
+    """(memory, row) of the reference slices that show `value` near target slice t, best first; none: absent here.
+
+    A corrected slice does not remember itself: what would be found without it tells how wrong that is.
+    """
     found: list[tuple[float, EncodedReference, int]] = []
     for match in matches:
+        if match.number < 0 and t in (match.annotated or ()):
+            continue
         where = match.reference.where[value]
         extent = int(where[-1] - where[0]) + 1 if len(where) else 0
         reach = max(2, round(recipe.reach * extent)) if match.reach is None else match.reach[value]
