@@ -133,14 +133,26 @@ def test_the_vlm_is_asked_about_references_never_about_the_target_itself(engine)
     assert asked and all(match.number == 0 for _, match, _ in asked)
 
 
-@given(st.sets(st.integers(0, 19), min_size=1), st.integers(4, 12))
-def test_a_corrected_slice_counts_fully_in_itself_and_the_less_the_further_away(slices, reach):
+def beside(chosen, reach, longest=None, count=40):
+    return Corrected(0, tuple(chosen), np.zeros((count, 2, 3), np.uint16)).beside(reach, longest or reach)[:, 0, 0]
+
+
+@given(st.sets(st.integers(0, 39), min_size=1), st.integers(4, 12))
+def test_an_expert_of_corrected_slices_counts_beside_them_and_not_in_them(slices, reach):
     chosen = sorted(slices)
-    near = Corrected(0, tuple(chosen), np.zeros((20, 2, 3), np.uint16)).nearness(reach)[:, 0, 0]
-    away = np.abs(np.arange(20)[:, None] - np.array(chosen)).min(1)
-    assert near.shape == (20,) and (near[chosen] == 1).all()
-    order = np.argsort(away, kind="stable")
-    assert (np.diff(near[order]) <= 0).all() and (near[away > 2 * reach] < 0.01).all()
+    near = beside(chosen, reach)
+    away = np.abs(np.arange(40)[:, None] - np.array(chosen)).min(1)
+    assert near.shape == (40,) and (near[chosen] == 0).all() and near.max() <= 1
+    assert (near[away > 2 * reach] < 0.01).all()
+    outside = (np.arange(40) < chosen[0] - 1) | (np.arange(40) > chosen[-1] + 1)
+    assert (near[outside & (away > 0.5 * reach)] < 0.01).all(), "past the last corrected slice only just beside it"
+
+
+def test_it_counts_more_between_two_that_are_close():
+    near = beside([10, 18], 8)
+    assert near[14] == pytest.approx(np.exp(-0.5 * (4 / 4.8) ** 2)) and near[22] < 0.01 and near[6] < 0.01
+    assert beside([10, 22], 8)[16] < 0.01, "too far apart"
+    assert beside([10, 18], 5)[14] < 0.01 < beside([10, 18], 5, 8)[14], "as the longest structure has it"
 
 
 def test_a_corrected_slice_is_remembered_near_it_alone_and_not_in_itself(engine):

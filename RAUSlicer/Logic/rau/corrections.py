@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # the way of the references' slices that fit.
 REACH = 0.25
 LEAST_REACH = 4  # slices
-NEAR = 0.6  # of the reach, slices: one deviation of the nearness of a corrected slice
+NEAR, ALONE = 0.6, 0.15  # of the reach, slices: one deviation of a corrected slice's nearness, see `Corrected.beside`
+CLOSE = 1.2  # of the longest reach: so far apart two corrected slices are close
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,23 @@ class Corrected:
     def shows(self, value: int) -> bool:
         return bool((self.labels == value).any())
 
-    def nearness(self, reach: int) -> np.ndarray:
-        """(S, R, C) but for `axis` of length 1: 1 in a corrected slice, falling to 0 over about two `reach` slices."""
-        count = self.labels.shape[self.axis]
-        away = np.abs(np.arange(count)[:, None] - np.array(self.slices)[None]).min(1)
-        near = np.exp(-0.5 * (away / max(1.0, NEAR * reach)) ** 2).astype(np.float32)
-        return np.moveaxis(near[:, None, None], 0, self.axis)
+    def beside(self, reach: int, longest: int) -> np.ndarray:
+        """How far an expert of the corrected slices is to be relied on, (S, R, C) but for `axis` of length 1.
 
-    def beside(self, reach: int) -> np.ndarray:
-        """`nearness`, but 0 in the corrected slices themselves: there it is to be seen what is found without them."""
-        near = self.nearness(reach)
-        np.moveaxis(near, self.axis, 0)[list(self.slices)] = 0
-        return near
+        The nearer, the more. Between two corrected slices that are close it falls slowly; elsewhere only just beside
+        one: an expert of few slices is wrong further out. 0 in the corrected slices: there it is to be seen what is
+        found without them.
+        reach: of the structure; longest: of all, slices.
+        """
+        count = self.labels.shape[self.axis]
+        index, given = np.arange(count), np.array(self.slices)
+        away = np.abs(index[:, None] - given[None]).min(1)
+        after = np.searchsorted(given, index)
+        gaps = np.diff(given, prepend=-np.inf, append=np.inf)[after]  # between the corrected slices around each
+        deviation = np.where(gaps <= CLOSE * longest, NEAR, ALONE) * reach
+        near = np.exp(-0.5 * (away / np.maximum(deviation, 0.5)) ** 2).astype(np.float32)
+        near[given] = 0
+        return np.moveaxis(near[:, None, None], 0, self.axis)
 
     def match(self, plane: CasePlane, descriptors: np.ndarray, values: tuple[int, ...]) -> Match:
         """The target as a reference of itself, annotated in the corrected slices alone. descriptors: (T, D)."""

@@ -34,7 +34,7 @@ class Guide:
     """expected: value -> (S, R, C) uint8, the experts' probability times 255. evidence: what is known of each value.
 
     laid: value -> (S, R, C) in 0 to 1 where registration expects it, or None; has_prior: whether it does.
-    near: of what the user has drawn in slices of the target, how near they are, `rau.corrections.Corrected.nearness`.
+    near: of what the user has drawn in slices of the target, how near they are, `rau.corrections.Corrected.beside`.
     """
 
     expected: dict[int, np.ndarray]
@@ -259,7 +259,7 @@ def put_right(
     near = {}
     for value, volume, _ in expected_by(case, plane, plane.corrected, seed, go_on):
         if value in expected:
-            near[value] = case.corrected.beside(plane.corrected.reach[value])
+            near[value] = case.corrected.beside(plane.corrected.reach[value], max(plane.corrected.reach.values()))
             share = OWN_SHARE * near[value]
             expected[value] = np.round(expected[value] * (1 - share) + volume * share).astype(np.uint8)
     return near
