@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REACH = 0.25
 LEAST_REACH = 4  # slices
 NEAR, ALONE = 0.6, 0.15  # of the reach, slices: one deviation of a corrected slice's nearness, see `Corrected.beside`
+LEAST_NEAR = 1.5  # slices
 CLOSE = 1.2  # of the longest reach: so far apart two corrected slices are close
 
 
@@ -80,7 +81,7 @@ class Corrected:
         after = np.searchsorted(given, index)
         gaps = np.diff(given, prepend=-np.inf, append=np.inf)[after]  # between the corrected slices around each
         deviation = np.where(gaps <= CLOSE * longest, NEAR, ALONE) * reach
-        near = np.exp(-0.5 * (away / np.maximum(deviation, 0.5)) ** 2).astype(np.float32)
+        near = np.exp(-0.5 * (away / np.maximum(deviation, LEAST_NEAR)) ** 2).astype(np.float32)
         near[given] = 0
         return np.moveaxis(near[:, None, None], 0, self.axis)
 
