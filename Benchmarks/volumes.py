@@ -67,7 +67,7 @@ def ending(name: str, neighbours: int, planes: int = 1, sure: float = 0.0) -> Va
     return replace(made, signs=True, recipe=replace(made.recipe, sure=sure))
 
 
-INDEPENDENT, BOTH = "independent slices", "ends and a sure neighbour"
+INDEPENDENT, BOTH, WHOLE = "independent slices", "ends and a sure neighbour", "ends, a sure neighbour"
 THIRD = (
     alone(INDEPENDENT, 0, False),
     alone("gate", 0, True),
@@ -85,7 +85,7 @@ ECONOMIES = (
     Variant(DEFAULT),
     Variant("two neighbours", Recipe(neighbours=2)),
     Variant("ends", signs=True),
-    Variant(BOTH, Recipe(neighbours=1, sure=SURE), signs=True),
+    Variant(WHOLE, Recipe(neighbours=1, sure=SURE), signs=True),
     Variant("one reference slice", Recipe(references=1)),
     Variant("pooled", economy=Economy(pool=2)),
     Variant("half", economy=Economy(half=True)),

@@ -118,3 +118,8 @@ def test_the_benchmark_of_moved_volumes_sees_what_the_search_from_the_centre_los
     plain, found = scores(task, 40.0, 0.1)
     in_place, same = scores(task, 0.0, 0.0)
     assert found > plain + 0.2 and same == pytest.approx(in_place, abs=0.02)
+
+
+def test_no_two_variants_share_a_name():
+    names = [one.name for one in (*volumes.THIRD, *volumes.ECONOMIES)]
+    assert len(set(names)) == len(names)
