@@ -2,10 +2,10 @@
 
 First table: slices by themselves; with the gate (presence along the slices, structures end where it falls); with
 neighbouring slices in memory (propagation), all of them or those whose mask is sure; with both; with the ends judged by
-all signs; with the other planes. Dice, and the leak: voxels of a structure
-beyond its true first and last slice, as a share of its true volume. Second table: the default with one economy each
-(`rau.sam.reading.Economy`, fewer reference slices, fewer pixels), Dice and time of the network beside the default's.
-Registration and expert are computed once a pair: only what the network does differs.
+all signs; with the other planes. Dice, and the leak: voxels of a structure beyond its true first and last slice, as a
+share of its true volume. Second table: the default with one economy each (`rau.sam.reading.Economy`, fewer reference
+slices, fewer pixels), Dice and time of the network beside the default's. Registration and expert are computed once a
+pair: only what the network does differs.
 """
 
 from __future__ import annotations
