@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from rau.errors import InputError  # noqa: E402
 from rau.training import segmenter  # noqa: E402
 from rau.training.data import Anatomies, Layout, Mixture, drawn_pool  # noqa: E402
 from rau.training.feeding import batches  # noqa: E402
@@ -46,6 +47,13 @@ def test_a_packed_batch_is_smaller_and_unpacks_to_the_same_masks(tmp_path, sourc
     assert packed.images.nbytes * 2 == batch.images.nbytes and packed.masks.nbytes * 4 == batch.masks.nbytes
     assert torch.equal(packed.to("cpu").masks, batch.masks)
     assert packed.to("cpu").images.dtype == torch.float32
+
+
+@pytest.mark.parametrize("workers, methods", [(-1, ["fork"]), (2, ["spawn"])])
+def test_workers_that_cannot_be_are_refused(tmp_path, monkeypatch, workers, methods):
+    monkeypatch.setattr(torch.multiprocessing, "get_all_start_methods", lambda: methods)
+    with pytest.raises(InputError, match="workers"):
+        Run(SegmenterTraining(str(tmp_path), **SMALL, workers=workers))
 
 
 def test_any_number_of_workers_draws_the_same_pool():

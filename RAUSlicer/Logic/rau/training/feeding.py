@@ -11,9 +11,18 @@ from typing import Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from rau.errors import InputError
+
 Made = TypeVar("Made")
 AHEAD = 3  # batches that each worker keeps ready
 ENDLESS = 10**9
+
+
+def checked(workers: int) -> int:
+    """workers, where this system can have them. Raises InputError."""
+    if workers < 0 or (workers and "fork" not in torch.multiprocessing.get_all_start_methods()):
+        raise InputError(f"Here there cannot be {workers} workers", "Use --workers 0")
+    return workers
 
 
 class _Steps(Dataset, Generic[Made]):  # type: ignore[type-arg, misc, unused-ignore]

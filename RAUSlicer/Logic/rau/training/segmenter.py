@@ -25,7 +25,7 @@ from rau.training import checkpoint
 from rau.training.architecture import architecture_of, load_start, resumed, sizes_of, started_from
 from rau.training.batch import Batch, make_batch
 from rau.training.data import Mixture, Source
-from rau.training.feeding import batches
+from rau.training.feeding import batches, checked
 from rau.training.objective import decode, encode, layout_of, loss_of, validate
 from rau.training.parts import filtered, parts_of
 from rau.training.precision import bfloat16
@@ -101,7 +101,7 @@ class Run:
         self.state, self.best = self.folder / "state.safetensors", self.folder / "best.safetensors"
         if settings.by_clock and not settings.minutes:
             raise InputError("A rate that follows the clock needs to know how long", "Give --minutes")
-        self.device = device_of(settings.device)
+        self.device, self.workers = device_of(settings.device), checked(settings.workers)
         self._build()
         self.folder.mkdir(parents=True, exist_ok=True)
         seconds = 60 * settings.minutes if settings.by_clock else 0.0
@@ -168,7 +168,7 @@ class Run:
             source = sources.hard
             source.removal = 0.55
         batch = self.batch(source, step)
-        return batch.packed() if self.settings.workers else batch
+        return batch.packed() if self.workers else batch
 
     def batch(self, source: Source, step: int) -> Batch:
         """The data of a step."""
@@ -236,7 +236,7 @@ def train(settings: SegmenterTraining) -> Iterator[dict[str, float]]:
         return
     sources = sources_of(settings)
     before, losses = run.progress.seconds, list[torch.Tensor]()
-    ready = batches(partial(run.drawn, sources), run.step, settings.workers)
+    ready = batches(partial(run.drawn, sources), run.step, run.workers)
     out_of_time = False
     while not (out_of_time or run.over()):
         begin = run.clock()

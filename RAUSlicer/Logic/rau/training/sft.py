@@ -25,6 +25,7 @@ from rau.sam.pixels import normalise
 from rau.training import checkpoint
 from rau.training.batch import make_batch
 from rau.training.data import Layout, Mixture
+from rau.training.feeding import checked
 from rau.training.items import collate, draw, painted
 from rau.training.precision import bfloat16
 from rau.training.routed_items import asks_of, collate_routed, draw_routed
@@ -141,6 +142,7 @@ class Run:
 
     def __init__(self, settings: SftTraining, sources: Mixtures | None = None) -> None:
         self.settings, self.folder = settings, Path(settings.folder)
+        checked(settings.workers)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock(self.folder / "seconds", time.process_time if settings.cpu_time else time.perf_counter)
         self.shares, self.asks = shares_of(settings.shares), asks_of(settings.asks)
