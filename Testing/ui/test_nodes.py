@@ -220,7 +220,7 @@ def test_preparing_a_run_never_holds_the_panel_up(host: Any, tmp_path: Path) -> 
         steps.append(1e3 * (time.thread_time() - spent))
         spent = time.thread_time()
     print(f"preparing: {max(steps):.0f} ms a step, {sum(steps):.0f} ms in {len(steps)} steps")
-    assert max(steps) < 200  # 60 to 80 on the machine it was written on, 106 to 154 on a slower one
+    assert max(steps) < 200  # below 80 where it was written, 106 to 154 on a slower machine
     structures = inputs.message()["references"][0]["structures"]
     labels = np.load(tmp_path / "job1-reference1-labels.npy")
     assert [(labels == s["value"]).sum() for s in structures][:1] == [60 * 50 * 170] and len(structures) == 6
