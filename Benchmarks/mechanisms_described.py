@@ -16,14 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import common
-from mechanisms_routing import is_done
+from mechanisms_routing import is_done, sources_of
 
 from rau.errors import RauError
 from rau.evaluation.datasets import find_data
 from rau.evaluation.tables import Cell, print_table
 from rau.models.store import find_model
-from rau.training.data import Anatomies, Mixture
-from rau.training.sets import Mixtures, mixtures
 from rau.training.sft import SftTraining, train
 from rau.training.vlm_validation import validate
 from rau.vlm.store import load_reasoner
@@ -49,14 +47,6 @@ def settings_of(share: float, run: Path, arguments: Namespace) -> SftTraining:
         cpu_time=True,
     )
     return replace(made, steps=2, dialogues=2) if arguments.quick else replace(made, minutes=arguments.minutes)
-
-
-def sources_of(arguments: Namespace) -> Mixtures:
-    """What both learn from and are measured on; a handful of random anatomies for a quick call."""
-    if arguments.quick:
-        alone = Mixture((("anatomies", 1.0, Anatomies(0, 4)),))
-        return Mixtures(alone, alone, alone, alone)
-    return mixtures(arguments.data, 0, arguments.folder / "described-cache", arguments.anatomies)
 
 
 def measured(arguments: Namespace, folder: Path) -> tuple[dict[str, dict[str, float]], list[float]]:
@@ -87,6 +77,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--rate", type=float, default=6e-4, help="highest learning rate (default 6e-4)")
     made.add_argument("--data", type=Path, default=None, help="folder of the labelled sets (default: RAU_DATA)")
     made.add_argument("--anatomies", type=int, default=400, help="random anatomies (default 400)")
+    made.add_argument("--cache", type=Path, default=None, help="where these are kept (default: beside the runs)")
     made.add_argument("--batches", type=int, default=6, help="batches of eight targets of each source (default 6)")
     return made
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from rau.corrections import Corrected
 
-# Chosen on four held-out hippocampi (`Benchmarks/loop.py`): wider and stronger helps where results are bad, and spoils
+# Chosen by hand on four held-out hippocampi: wider and stronger helps where results are bad, and spoils
 # those that are good.
 WIDTH = 0.15  # of a structure's extent along the slices: one deviation of how far an error is carried
 SHARE = 0.5  # of the difference, beside the corrected slice
 CUT = 0.5  # of the side of a square as large as the structure's slices: distances beyond are alike
+LEAST_WIDTH = 1.5  # slices
 LEAST = 0.02  # of the difference: less is not carried
 
 
@@ -91,7 +92,7 @@ def moved(
     for t in range(len(found)):
         if t in errors:
             continue
-        parts = {s: w for s, w in weights(given, t, max(1.5, WIDTH * extent)).items() if w >= LEAST}
+        parts = {s: w for s, w in weights(given, t, max(LEAST_WIDTH, WIDTH * extent)).items() if w >= LEAST}
         if parts:
             score = signed(found[t][box], spacing, cut)
             changed.append((t, box, score + np.sum([w * errors[s] for s, w in parts.items()], axis=0)))

@@ -34,7 +34,7 @@ class Batch:
     modalities: tuple[str, ...] = ()
 
     def packed(self) -> Batch:
-        """A quarter as large, for the way from one process or device to another: half precision, bool."""
+        """Less than half as large, for the way from one process or device to another: half precision, bool."""
         return replace(self, images=self.images.half(), masks=self.masks.bool())
 
     def to(self, device: str) -> Batch:
