@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from host.pace import slowness
+
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("QT_LOGGING_RULES", "qt.qpa.*=false")
 
@@ -28,17 +30,24 @@ def waited() -> float:
 
 
 class Gaps(list[float]):
-    """own: each gap without the time in which the machine was busy with other processes."""
+    """own: each gap without the time in which the machine was busy with other processes.
+    slowness: how many times slower than usual the machine was."""
 
     def __init__(self) -> None:
         super().__init__()
         self.own: list[float] = []
+        self.slowness = 1.0
+
+    @property
+    def worst(self) -> float:
+        """The longest own gap in milliseconds, as it would be on a machine of the usual speed."""
+        return max(self.own) / self.slowness
 
     def __str__(self) -> str:
         worst = max(range(len(self.own)), key=self.own.__getitem__)
         at = sum(self[: worst + 1]) / 1e3
         waiting = f"with waiting for a processor {max(self):.0f} ms"
-        return f"{max(self.own):.0f} ms at {at:.2f} s ({waiting}) over {len(self)} turns"
+        return f"{max(self.own):.0f} ms at {at:.2f} s ({waiting}; slowness {self.slowness:.2f}) over {len(self)} turns"
 
 
 class Host:
@@ -161,6 +170,7 @@ class Host:
         finally:
             timer.stop()
             gc.unfreeze()
+            gaps.slowness = slowness()
 
 
 def start() -> Host:

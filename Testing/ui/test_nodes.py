@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scene import LPS_TO_RAS, add_segment, mask_of, volume_node
 
+from host.pace import cpu_ms, slowness
+
 SHAPE = (5, 7, 9)
 
 
@@ -201,9 +203,7 @@ def test_what_an_image_is(host: Any, patients: Any) -> None:
 
 
 def test_preparing_a_run_never_holds_the_panel_up(host: Any, tmp_path: Path) -> None:
-    """Every step of writing a reference of 8 million voxels with 6 structures stays within a fifth of a second."""
-    import time
-
+    """Every step of writing a reference of 8 million voxels with 6 structures stays within an eighth of a second."""
     from RAUSlicerLib.inputs import ReferenceNodes, SceneInputs, structures_of
 
     shape = (128, 256, 256)
@@ -215,12 +215,11 @@ def test_preparing_a_run_never_holds_the_panel_up(host: Any, tmp_path: Path) -> 
         add_segment(node, volume, f"s{i}", mask)
     references = [ReferenceNodes(volume, node)]
     inputs = SceneInputs(volume, references, structures_of(references), {})
-    steps, spent, todo = [], time.thread_time(), inputs.write(tmp_path, 1)
-    for _ in todo:
-        steps.append(1e3 * (time.thread_time() - spent))
-        spent = time.thread_time()
+    todo, done, steps = inputs.write(tmp_path, 1), [], []
+    while not done:
+        steps.append(cpu_ms(lambda: next(todo, "end") == "end" and done.append(True)))
     print(f"preparing: {max(steps):.0f} ms a step, {sum(steps):.0f} ms in {len(steps)} steps")
-    assert max(steps) < 200  # below 80 where it was written, 106 to 154 on a slower machine
+    assert max(steps) < 120 * slowness()
     structures = inputs.message()["references"][0]["structures"]
     labels = np.load(tmp_path / "job1-reference1-labels.npy")
     assert [(labels == s["value"]).sum() for s in structures][:1] == [60 * 50 * 170] and len(structures) == 6

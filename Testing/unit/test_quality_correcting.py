@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rau.quality.correcting import Move, correct
+from rau.quality.correcting import Move, Ranked, Scene, correct, odd_pieces, taken
 from rau.quality.layout import measure
 from rau.quality.prior import learn
 
@@ -251,3 +251,47 @@ def test_flagging_changes_no_voxel_and_reports_no_correction(engine):
 def test_a_move_is_a_frozen_value():
     move = Move(2, 5, None, ("a is not above b",), {})
     assert replace(move, voxels=6).voxels == 6 and move.voxels == 5
+
+
+def noisy(seed: int) -> np.ndarray:
+    """The body with some hundred stray voxels of all structures."""
+    rng = np.random.default_rng(seed)
+    labels = body()
+    stray = rng.random(labels.shape) < 0.01
+    labels[stray] = rng.integers(1, 5, int(stray.sum()))
+    return labels
+
+
+@given(st.integers(0, 2**16))
+@settings(max_examples=10, deadline=None)
+def test_what_is_kept_of_a_scene_is_what_would_be_measured_anew(seed: int):
+    labels = noisy(seed)
+    kept = Scene(labels, SPACING, PRIOR, NAMES)
+    for count in range(4):
+        found = next(odd_pieces(kept, SINGLE), None)
+        if found is None:
+            break
+        value, piece = found
+        moved = taken(labels, value, piece, always(1 + count), np.ones(labels.shape, bool))
+        kept.changed(piece.box, (value, *moved))
+        fresh = Scene(labels, SPACING, PRIOR, NAMES)
+        for one in VALUES:
+            told, agrees = kept.judged(one)
+            again, agree = fresh.judged(one)
+            assert told == again and np.array_equal(agrees, agree)
+
+
+@given(st.integers(0, 2**16), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_the_runner_up_is_the_most_probable_other_structure(seed: int, value: int):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((3, 4, 5)) < 0.7).astype(np.uint16)
+    totals = rng.choice(np.linspace(0, 1, 6, dtype=np.float32), (5, *labels.shape))  # with ties
+    ranked = Ranked(labels, {2: 0, 1: 1, 4: 2, 3: 3, 5: 4}, lambda column: totals[column])
+    where = np.flatnonzero(labels)[::2]
+    wanted, best = np.zeros(len(where), np.uint16), np.full(len(where), 0.5, np.float32)
+    for other, column in {2: 0, 1: 1, 4: 2, 3: 3, 5: 4}.items():
+        total = totals[column].ravel()[where]
+        wins = (total > best) & (other != value)
+        wanted[wins], best[wins] = other, total[wins]
+    assert np.array_equal(ranked(where, value), wanted)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rau.assembly.labels import PlaneVotes, combined
-from rau.quality.layout import further, line_of, measure, touched
+from rau.quality.layout import line_of, measure, touched
 from rau.quality.prior import OUTSIDE, PICTURE_WORDS, VOLUME_WORDS, Relation, StructuralPrior, learn
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ AGREED = 0.5  # the same, above which the piece that stays is not
 APART = 1.2  # times the largest extent that references allow: from there on two pieces are too far apart,
 MINOR = 0.5  # if the one is at most this share of the other; both set on validation tasks (`Benchmarks/priors.py`)
 Box = tuple[slice, ...]
+Lines = list[np.ndarray]  # one for each axis
 RunnersUp = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -94,18 +95,46 @@ def corrected(
     array = case.orientation.forth(labels.array).copy()
     single = [value for value in case.single if not case.put_right(value)]
 
-    def best_other(where: np.ndarray, value: int) -> np.ndarray:
-        """By the probabilities that `rau.assembly.labels.assemble` compares."""
-        found, best = np.zeros(len(where), np.uint16), np.full(len(where), 0.5, np.float32)
-        for column, other in enumerate(case.values):
-            if other != value and other not in leave_out and any(other in plane.votes for plane in votes):
-                total = combined(votes, column, threshold, case.prior(other), guide, cues).ravel()[where]
-                wins = total > best
-                found[wins], best[wins] = other, total[wins]
-        return found
+    def total(column: int) -> np.ndarray:
+        return combined(votes, column, threshold, case.prior(case.values[column]), guide, cues)
 
+    columns = {
+        value: column
+        for column, value in enumerate(case.values)
+        if value not in leave_out and any(value in plane.votes for plane in votes)
+    }
+    best_other = Ranked(array, columns, total)
     moves = correct(array, case.planes[0].images.spacing, prior_of(case), single, names, best_other)
     return (replace(labels, array=case.orientation.back(array)) if moves else labels), moves
+
+
+class Ranked:
+    """The two most probable structures of each voxel that has a label, as `rau.assembly.labels.assemble` compares them;
+    computed when first asked for. columns: of each value that may be found; total: (S, R, C) probability of a column.
+    """
+
+    def __init__(self, labels: np.ndarray, columns: Mapping[int, int], total: Callable[[int], np.ndarray]) -> None:
+        self._where = np.flatnonzero(labels)
+        self._columns, self._total = columns, total
+        self._two: np.ndarray | None = None  # (2, N) values, 0: none
+
+    def __call__(self, where: np.ndarray, value: int) -> np.ndarray:
+        """(N,) the best value but `value` of these flat indices, which had a label; 0 where there is none."""
+        if self._two is None:
+            self._two = self._ranked()
+        first, second = self._two[:, np.searchsorted(self._where, where)]
+        return np.where(first == value, second, first)
+
+    def _ranked(self) -> np.ndarray:
+        two = np.zeros((2, len(self._where)), np.uint16)
+        best = np.full(two.shape, 0.5, np.float32)
+        for value, column in self._columns.items():
+            total = self._total(column).ravel()[self._where]
+            first, second = total > best[0], total > best[1]
+            two[1] = np.where(first, two[0], np.where(second, value, two[1]))
+            best[1] = np.where(first, best[0], np.where(second, total, best[1]))
+            two[0][first], best[0][first] = value, total[first]
+        return two
 
 
 def correct(
@@ -126,44 +155,34 @@ def correct(
     if prior.flat != (labels.shape[0] == 1):
         return moves
     free = np.ones(labels.shape, bool)  # of voxels that may still be given
-    while found := next(odd_pieces(labels, spacing, prior, single, names), None):
+    scene = Scene(labels, spacing, prior, names)
+    while found := next(odd_pieces(scene, single), None):
         value, piece = found
         given = taken(labels, value, piece, runners_up, free)
+        scene.changed(piece.box, (value, *given))
         ml = None if prior.flat else round(piece.voxels * float(np.prod(spacing)) / 1000, 4)
         moves.append(Move(value, piece.voxels, ml, piece.broken, given))
     return moves
 
 
-def odd_pieces(
-    labels: np.ndarray,
-    spacing: Sequence[float],
-    prior: StructuralPrior,
-    single: Sequence[int],
-    names: Mapping[int, str],
-) -> Iterator[tuple[int, Piece]]:
+def odd_pieces(scene: Scene, single: Sequence[int]) -> Iterator[tuple[int, Piece]]:
     """(value, piece) of pieces that break what the references keep, where a larger or smaller one of theirs does not.
 
     Structures that are not in two pieces or more, and those of which no piece lies right, give none.
     """
-    from scipy import ndimage
-
-    boxes = ndimage.find_objects(labels.astype(np.int32))
     for value in single:
-        if not 0 < value <= len(boxes) or boxes[value - 1] is None:
-            continue
-        pieces = list(pieces_of(labels, value, boxes[value - 1]))
+        pieces = scene.pieces(value)
         if len(pieces) < 2:
             continue
-        scene = Scene(labels, spacing, prior, names, boxes)
-        broken = [scene.aside(value, one) for one in pieces]
-        right = [one for one, said in zip(pieces, broken, strict=True) if not said and scene.agrees(value, one)]
+        broken, agrees = scene.judged(value)
+        right = [one for one, said, kept in zip(pieces, broken, agrees, strict=True) if kept and not said]
         if not right:
             continue
         home = max(right, key=lambda one: one.voxels)
         if not scene.large_enough(value, home):
             continue
         for one, said in zip(pieces, broken, strict=True):
-            found = said or (scene.too_far(value, home, one) if one is not home else ())
+            found = said or (scene.too_far(value, home, one) if one is not home else [])
             if found:
                 yield value, replace(one, broken=tuple(found))
 
@@ -178,49 +197,95 @@ def pieces_of(labels: np.ndarray, value: int, box: Box) -> Iterator[Piece]:
         yield Piece(own, numbered[part] == number)
 
 
-@dataclass(frozen=True)
 class Scene:
-    """A label map (S, R, C) held against a prior. boxes: of all its values, as `ndimage.find_objects` has them."""
+    """A label map (S, R, C) held against a prior. What was measured of a structure is kept until it is `changed`."""
 
-    labels: np.ndarray
-    spacing: Sequence[float]
-    prior: StructuralPrior
-    names: Mapping[int, str]
-    boxes: Sequence[Box | None]
+    def __init__(
+        self, labels: np.ndarray, spacing: Sequence[float], prior: StructuralPrior, names: Mapping[int, str]
+    ) -> None:
+        from scipy import ndimage
 
-    def chances(self, value: int, piece: Piece) -> Iterator[tuple[Relation, float]]:
-        """Relations of side of the structure, each with the chance that a voxel of the piece lies as it says."""
-        words = {kind: axis for axis, _, kind in (PICTURE_WORDS if self.prior.flat else VOLUME_WORDS)}
-        ups = {kind: up for _, up, kind in (PICTURE_WORDS if self.prior.flat else VOLUME_WORDS)}
-        for relation in self.prior.relations:
+        self.labels, self.spacing, self.prior, self.names = labels, spacing, prior, names
+        found = enumerate(ndimage.find_objects(labels.astype(np.int32)), 1)
+        self._boxes: dict[int, Box] = {value: box for value, box in found if box is not None}
+        self._pieces: dict[int, tuple[list[Piece], Lines]] = {}
+        self._below: dict[int, Lines] = {}
+        words = {kind: (axis, up) for axis, up, kind in (PICTURE_WORDS if prior.flat else VOLUME_WORDS)}
+        self._sides = [(one, *words[one.kind]) for one in prior.relations if one.kind in words]
+
+    def changed(self, box: Box, values: Sequence[int]) -> None:
+        """Forget what was measured of structures that changed within `box`."""
+        from scipy import ndimage
+
+        for value in values:
+            old = self._boxes.pop(value, box)
+            both = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(old, box, strict=True))
+            now = ndimage.find_objects((self.labels[both] == value).astype(np.uint8))
+            if now:
+                self._boxes[value] = tuple(
+                    slice(a.start + b.start, a.start + b.stop) for a, b in zip(both, now[0], strict=True)
+                )
+            self._pieces.pop(value, None)
+            self._below.pop(value, None)
+
+    def pieces(self, value: int) -> list[Piece]:
+        """The connected parts of a structure."""
+        return self._measured(value)[0]
+
+    def _measured(self, value: int) -> tuple[list[Piece], Lines]:
+        """The pieces (P) of a structure, and for each axis (P, L) the shares of their voxels along it."""
+        if value not in self._pieces:
+            box = self._boxes.get(value)
+            found = [] if box is None else list(pieces_of(self.labels, value, box))
+            lines = [
+                np.array([line_of(one.mask, one.box, axis, length) for one in found]).reshape(-1, length)
+                for axis, length in enumerate(self.labels.shape)
+            ]
+            self._pieces[value] = found, lines
+        return self._pieces[value]
+
+    def _before(self, value: int, axis: int) -> np.ndarray:
+        """(L,) the share of a structure that lies before each place along the axis; half of what lies there."""
+        if value not in self._below:
+            box = self._boxes[value]
+            mask = self.labels[box] == value
+            lines = [line_of(mask, box, a, length) for a, length in enumerate(self.labels.shape)]
+            self._below[value] = [np.cumsum(line) - 0.5 * line for line in lines]
+        return self._below[value][axis]
+
+    def chances(self, value: int) -> Iterator[tuple[Relation, np.ndarray]]:
+        """Relations of side of the structure, each with (P,) the chance that a voxel of a piece lies as it says."""
+        lines = self._measured(value)[1]
+        for relation, axis, up in self._sides:
             other = relation.other if relation.one == value else relation.one
-            box = self.boxes[other - 1] if 0 < other <= len(self.boxes) else None
-            if value not in (relation.one, relation.other) or relation.kind not in words or box is None:
-                continue
-            axis = words[relation.kind]
-            length = self.labels.shape[axis]
-            theirs = line_of(self.labels[box] == other, box, axis, length)
-            chance = float(further(np.stack([line_of(piece.mask, piece.box, axis, length), theirs]))[0, 1])
-            yield relation, chance if ups[relation.kind] == (relation.one == value) else 1 - chance
+            if value in (relation.one, relation.other) and other in self._boxes:
+                chance = lines[axis] @ self._before(other, axis)
+                yield relation, chance if up == (relation.one == value) else 1 - chance
 
-    def aside(self, value: int, piece: Piece) -> list[str]:
-        """The relations that the piece breaks clearly, in words."""
-        broken = [relation for relation, chance in self.chances(value, piece) if chance <= ASIDE]
-        broken += [one for one, share in self.wholes(value, piece) if share < OUTSIDE / 2]
-        return [one.broken(self.names) for one in broken]
-
-    def agrees(self, value: int, piece: Piece) -> bool:
-        """Whether the piece keeps every relation."""
-        sides = all(chance > AGREED for _, chance in self.chances(value, piece))
-        return sides and all(share >= OUTSIDE for _, share in self.wholes(value, piece))
+    def judged(self, value: int) -> tuple[list[list[str]], np.ndarray]:
+        """Of each piece: the relations that it breaks clearly, in words; and whether it keeps every relation (P,)."""
+        pieces = self.pieces(value)
+        broken: list[list[str]] = [[] for _ in pieces]
+        agrees = np.ones(len(pieces), bool)
+        for relation, chance in self.chances(value):
+            agrees &= chance > AGREED
+            for index in np.flatnonzero(chance <= ASIDE).tolist():
+                broken[index].append(relation.broken(self.names))
+        for index, piece in enumerate(pieces):
+            for relation, share in self.wholes(value, piece):
+                agrees[index] &= share >= OUTSIDE
+                if share < OUTSIDE / 2:
+                    broken[index].append(relation.broken(self.names))
+        return broken, agrees
 
     def wholes(self, value: int, piece: Piece) -> Iterator[tuple[Relation, float]]:
         """What the structure lies inside of, with the share of the piece's rim that is it."""
         for relation in self.prior.relations:
-            if relation.kind == "inside" and relation.one == value and (self.labels == relation.other).any():
-                alone = np.where(self.labels == value, 0, self.labels)
-                alone[piece.box][piece.mask] = value
-                yield relation, float(touched(alone, piece.box, value, (relation.other,))[0])
+            if relation.kind == "inside" and relation.one == value and relation.other in self._boxes:
+                there, inner = grown(piece.box, self.labels.shape)
+                alone = np.where(self.labels[there] == value, 0, self.labels[there])
+                alone[inner][piece.mask] = value
+                yield relation, float(touched(alone, inner, value, (relation.other,))[0])
 
     def large_enough(self, value: int, home: Piece) -> bool:
         """Whether what would stay is no smaller than the references allow."""
@@ -252,19 +317,27 @@ def taken(labels: np.ndarray, value: int, piece: Piece, runners_up: RunnersUp, f
     """
     from scipy import ndimage
 
-    there = np.zeros(labels.shape, bool)
-    there[piece.box][piece.mask] = True
-    where = np.flatnonzero(there & free)
-    wanted = np.zeros(labels.shape, labels.dtype)
-    wanted.ravel()[where] = runners_up(where, value)
-    labels[there], free[there] = 0, False
+    there, inner = grown(piece.box, labels.shape)
+    mine = np.zeros(labels[there].shape, bool)
+    mine[inner] = piece.mask
+    own, asked = labels[there], mine & free[there]
+    wanted = np.zeros(own.shape, labels.dtype)
+    places = np.nonzero(asked)
+    offset = [place + s.start for place, s in zip(places, there, strict=True)]
+    wanted[places] = runners_up(np.ravel_multi_index(offset, labels.shape), value)
+    own[mine], free[there][mine] = 0, False
     given, corners = {}, np.ones((3, 3, 3))
-    for taker in np.unique(wanted[there]).tolist():
+    for taker in np.unique(wanted[mine]).tolist():
         if taker not in (0, value):
-            own = labels == taker
-            asked = wanted == taker
-            joined = ndimage.binary_propagation(own, corners, own | asked) & asked
+            theirs, some = own == taker, wanted == taker
+            joined = ndimage.binary_propagation(theirs, corners, theirs | some) & some
             if joined.any():
-                labels[joined] = taker
+                own[joined] = taker
                 given[taker] = int(joined.sum())
     return given
+
+
+def grown(box: Box, shape: Sequence[int]) -> tuple[Box, Box]:
+    """The box with one voxel more on every side that has one, and where it lies in that."""
+    there = tuple(slice(max(0, s.start - 1), min(n, s.stop + 1)) for s, n in zip(box, shape, strict=True))
+    return there, tuple(slice(s.start - t.start, s.stop - t.start) for s, t in zip(box, there, strict=True))
