@@ -49,9 +49,10 @@ setup-dev: $(STAMPS)/dev ## the environment to test and change it
 demo: $(STAMPS)/core ## segment a synthetic patient from another one, with the bundled model
 	$(VENV)/bin/rau demo
 
+# Two processes: most tests keep one core busy, and each process takes up to 3 GB of memory.
 test: $(STAMPS)/dev ## all tests
 	@$(PY) Testing/system_packages.py
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 explore: $(STAMPS)/dev ## the property tests on examples never seen before
 	@$(PY) Testing/system_packages.py

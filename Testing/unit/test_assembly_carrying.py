@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rau.assembly.carrying import SHARE, carried, signed, weights
+from rau.assembly.carrying import SHARE, carried, mixed, shape_between, share_between, signed, weights
 from rau.corrections import Corrected
 
 SPACING = (3.0, 1.0, 1.0)
@@ -96,3 +96,40 @@ def test_the_result_is_a_new_array():
     before = found.copy()
     assert carried(found, corrections(truth, [9]), SPACING) is not found
     assert np.array_equal(found, before)
+
+
+def disc(side, centre, radius, inner=0.0):
+    rows, columns = np.mgrid[:side, :side]
+    away = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2
+    return (away < radius**2) & (away >= inner**2)
+
+
+@given(st.floats(0.0, 1.0), st.integers(12, 28), st.integers(12, 28), st.integers(5, 10), st.integers(5, 10))
+def test_the_shape_between_two_discs_is_the_disc_on_the_way_whether_they_touch_or_not(part, row, column, first, second):
+    ends = [disc(40, (20, 14), first), disc(40, (row, column), second)]
+    score, alike = shape_between(*(signed(one, (1.0, 1.0), 20.0) for one in ends), part)
+    middle = ((1 - part) * 20 + part * row, (1 - part) * 14 + part * column)
+    area = (1 - part) * ends[0].sum() + part * ends[1].sum()
+    wanted = disc(40, middle, np.sqrt(area / np.pi))
+    assert dice(score > 0, wanted) > 0.85 and abs((score > 0).sum() / area - 1) < 0.15
+    assert alike > (0.95 if first == second else 0.4)
+
+
+def test_thin_shapes_that_lie_beside_each_other_do_not_vanish_where_they_are_mixed():
+    rings = [disc(48, (24.3, 23.6), 10, 8), disc(48, (23.1, 24.2), 16, 14)]
+    score = mixed(*(signed(one, (1.0, 1.0), 20.0) for one in rings), 0.5)
+    assert (score > 0).sum() == pytest.approx(sum(int(ring.sum()) for ring in rings) / 2, rel=0.15)
+    nothing = signed(np.zeros((48, 48), bool), (1.0, 1.0), 20.0)
+    assert not (mixed(signed(rings[0], (1.0, 1.0), 20.0), nothing, 0.9) > 0).any()
+
+
+def test_between_corrected_slices_the_shape_counts_where_they_are_alike_and_what_was_found_is_wrong():
+    truth, found = np.zeros((9, 48, 48), np.uint16), np.zeros((9, 48, 48), np.uint16)
+    for t in range(9):
+        truth[t][disc(48, (16 + 2 * t, 24), 9)] = 1
+        found[t][disc(48, (24, 24), 4)] = 1
+    after = carried(found, corrections(truth, [3, 5]), SPACING)
+    assert dice(after[4] > 0, truth[4] > 0) > 0.9 > 0.5 > dice(found[4] > 0, truth[4] > 0)
+    same = share_between(found > 0, truth > 0, (3, 5), 0.5, 0.0)
+    other = share_between(found > 0, truth > 0, (3, 5), 0.5, 1.0)
+    assert same == 1 and 0 < other < 0.7 and share_between(truth > 0, truth > 0, (3, 5), 0.5, 0.0) == 0
