@@ -9,11 +9,13 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 import adapter
+import carrying
 import loop
 import priors
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rau.corrections import Corrected
 from rau.errors import InputError
 from rau.volume.volume import Geometry, LabelMap, Structure
 
@@ -70,3 +72,26 @@ def test_an_adapter_holds_where_it_gains_forgets_little_and_leaves_the_base_alon
     assert not adapter.tell({**figures, "others": {"hc18": [("b", 0.7, 0.6)]}}, "site")
     assert not adapter.tell({**figures, "site": [("a", 0.6, 0.5)]}, "site")
     assert adapter.tell({"refused": "no gain", "seconds": 1.0, "unchanged": True}, "site")
+
+
+def test_ways_of_carrying_are_compared_on_the_slices_that_no_run_had_corrected(monkeypatch):
+    def discs(radius, way):
+        rows, columns = np.mgrid[:40, :40]
+        return np.stack([(rows - 12 - way * t) ** 2 + (columns - 20) ** 2 < radius**2 for t in range(11)])
+
+    truth, found = discs(8, 1.5).astype(np.uint16), discs(4, 0).astype(np.uint16)
+
+    def given(slices):
+        labels = np.zeros_like(truth)
+        labels[list(slices)] = truth[list(slices)]
+        return found, Corrected(0, slices, labels), (3.0, 1.0, 1.0)
+
+    inputs = {1: given((5,)), 3: given((1, 5, 9)), 5: given((1, 3, 5, 7, 9))}
+    monkeypatch.setattr(carrying, "found_before", lambda *_: (inputs, truth))
+    told = carrying.by_ways(None, None, None)
+    assert list(told) == [1, 3, 5] and all(list(one) == list(carrying.WAYS) for one in told.values())
+    left = [t for t in range(11) if t not in (1, 3, 5, 7, 9)]
+    as_found = 2 * (found[left] & truth[left]).sum() / (found[left].sum() + truth[left].sum())
+    assert all(one["as found"] == pytest.approx(as_found) for one in told.values())
+    assert told[1]["errors carried"] == told[1]["and the shape between"], "there is nothing between"
+    assert told[5]["and the shape between"] > told[5]["errors carried"] + 0.1 > as_found + 0.1
