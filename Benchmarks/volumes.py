@@ -62,9 +62,9 @@ def alone(name: str, neighbours: int, gate: bool, planes: int = 1) -> Variant:
     return Variant(name, recipe, 0.5 if gate else NO_GATE, planes, alone=True)
 
 
-def ending(name: str, neighbours: int, planes: int = 1, sure: float = 0.0) -> Variant:
+def ending(name: str, neighbours: int, planes: int = 1, neighbour_iou: float = 0.0) -> Variant:
     made = alone(name, neighbours, True, planes)
-    return replace(made, signs=True, recipe=replace(made.recipe, sure=sure))
+    return replace(made, signs=True, recipe=replace(made.recipe, neighbour_iou=neighbour_iou))
 
 
 INDEPENDENT, BOTH, WHOLE = "independent slices", "ends and a sure neighbour", "ends, a sure neighbour"
@@ -76,7 +76,7 @@ THIRD = (
     alone("gate and three planes", 0, True, 0),
     ending("ends by all signs", 0),
     ending("ends and two neighbours", 2),
-    ending(BOTH, 1, sure=SURE),
+    ending(BOTH, 1, neighbour_iou=SURE),
     ending("the same, three planes", 1, 0, SURE),
     ending("ends and three planes", 0, 0),
 )
@@ -85,7 +85,7 @@ ECONOMIES = (
     Variant(DEFAULT),
     Variant("two neighbours", Recipe(neighbours=2)),
     Variant("ends", signs=True),
-    Variant(WHOLE, Recipe(neighbours=1, sure=SURE), signs=True),
+    Variant(WHOLE, Recipe(neighbours=1, neighbour_iou=SURE), signs=True),
     Variant("one reference slice", Recipe(references=1)),
     Variant("pooled", economy=Economy(pool=2)),
     Variant("half", economy=Economy(half=True)),

@@ -132,7 +132,7 @@ def walked(
     from rau.sam.reading import Economy, fast
 
     tell(StageEvent("segment"))
-    recipe = Recipe(settings.references_per_slice, settings.neighbours, sure=settings.sure)
+    recipe = Recipe(settings.references_per_slice, settings.neighbours, neighbour_iou=settings.neighbour_iou)
     candidates = guide.candidate if guide is not None else None
     segmenter, votes, slices = engine.segmenter, list[PlaneVotes](), list[SliceResult]()
     single = case.single if settings.ends == "signs" else None

@@ -72,7 +72,7 @@ class SegmentSettings(BaseModel):
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"
     )
     neighbours: int = Field(0, ge=0, le=6, description="Neighbouring target slices kept in memory (count)")
-    sure: float = Field(
+    neighbour_iou: float = Field(
         0.9, ge=0.0, le=1.0, description="Predicted IoU from which a neighbouring slice's mask is relied on (0 to 1)"
     )
     presence_threshold: float = Field(

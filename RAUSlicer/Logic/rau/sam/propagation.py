@@ -72,7 +72,7 @@ class Recipe:
     """references: reference slices in memory. neighbours: length of the ring, at most what the model knows.
 
     pointers: slices of the walk, the neighbours among them, whose object pointers are attended to (SAM2's video: 15).
-    sure: predicted IoU from which a neighbour's mask is relied on; of others the reference is remembered once more.
+    neighbour_iou: predicted IoU from which a neighbour's mask is relied on; else the reference is remembered once more.
 
     reach: slices of the reference within which a structure may lie from the matched one, as a fraction of the
     structure's own extent (at least 2).
@@ -82,7 +82,7 @@ class Recipe:
     neighbours: int = 1
     reach: float = 0.35
     pointers: int = 0
-    sure: float = 0.0
+    neighbour_iou: float = 0.0
 
 
 def chosen_memories(
@@ -283,7 +283,7 @@ def segment_slice(
         presence = masks.presence.sigmoid().cpu().numpy()
         iou = masks.iou.clamp(0, 1).cpu().numpy()
     if masks.memory is not None:
-        unsure = tuple(value for value, told in zip(asked, iou) if told < recipe.sure)
+        unsure = tuple(value for value, told in zip(asked, iou) if told < recipe.neighbour_iou)
         direction.push(Done(features, tuple(asked), masks.memory, unsure))
     parts = hints.parts if hints is not None else ()
     past = np.array([beyond(matches, t, value) for value in asked])
