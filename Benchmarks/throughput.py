@@ -3,7 +3,7 @@
 sam2.1_hiera_tiny at 512 pixels with the same seeded weights; the same slices; slice 0 carries the masks. Every slice is
 done by the predictor and by each of our modes in turn, so that all meet the same machine; processor time, one thread.
 exact: the same answers. fewer neighbours, pooled, half: one economy each (`rau.sam.reading.Economy`). recommended: what
-`--speed fast` takes.
+`--speed fast` takes. A processor without units for bfloat16 has no half, and recommended is without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import walks
 from walks import Mode
 
 from rau.evaluation.tables import Cell, print_table
-from rau.sam.reading import FAST_NEIGHBOURS, Economy, fast
+from rau.sam.reading import FAST_NEIGHBOURS, Economy, fast, quick_halves
 
 EXACT, RECOMMENDED = "exact", "recommended"
 TOLERANCE = 1e-3
@@ -31,11 +31,12 @@ SIZED = 4  # structures of the picture of time against pixels
 
 def modes(size: int) -> tuple[Mode, ...]:
     """Exact, each economy by itself, and what is recommended on slices of `size` pixels."""
+    half = (Mode("half", Economy(half=True)),) if quick_halves("cpu") else ()
     return (
         Mode(EXACT),
         Mode("fewer neighbours", neighbours=FAST_NEIGHBOURS),
         Mode("pooled", Economy(pool=2)),
-        Mode("half", Economy(half=True)),
+        *half,
         Mode(RECOMMENDED, fast(size), FAST_NEIGHBOURS),
     )
 

@@ -298,7 +298,10 @@ def test_the_result_says_how_far_it_can_be_trusted_unless_nobody_asks(engine):
     assert np.array_equal(judged.labels.array, plain.labels.array), "a judgement changes nothing"
 
 
-def test_fast_reads_memory_in_half_precision_and_exact_again_what_sam2_reads(engine):
+def test_fast_reads_memory_in_half_precision_and_exact_again_what_sam2_reads(engine, monkeypatch):
+    from rau.sam import reading
+
+    monkeypatch.setattr(reading, "quick_halves", lambda kind: True)
     reference, target = phantom(), phantom(seed=3).image
     kept = {"planes": "acquisition", "quality": "off", "adaptation": "off", "registration": "off"}
     exact, fast, again = (

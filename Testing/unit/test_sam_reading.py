@@ -9,9 +9,18 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rau.sam.build import build_sam2  # noqa: E402
-from rau.sam.reading import Economy, MemoryReader  # noqa: E402
+from rau.sam.reading import Economy, MemoryReader, fast, quick_halves  # noqa: E402
 
 SIDE, POINTERS = 8, 4
+
+
+@pytest.mark.parametrize("bf16, amx", [(False, False), (True, False), (False, True)])
+def test_fast_takes_half_precision_only_where_there_are_units_for_it(monkeypatch, bf16, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert quick_halves("cpu") == fast(192).half == (bf16 or amx)
+    assert quick_halves("cuda") and fast(512, "cuda") == Economy(pool=2, half=True)
+    assert fast(512).pool == 2 and fast(192).pool == 1
 
 
 @pytest.fixture(scope="module", params=["sam2.1_hiera_t", "rau-mini"])

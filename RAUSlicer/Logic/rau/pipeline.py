@@ -137,7 +137,8 @@ def walked(
     segmenter, votes, slices = engine.segmenter, list[PlaneVotes](), list[SliceResult]()
     single = case.single if settings.ends == "signs" else None
     total, rows = sum(len(plane.images) for plane in case.planes), segmenter.rows_at_once
-    segmenter.model.memory_attention.economy = fast(segmenter.size) if settings.speed == "fast" else Economy()
+    quick = fast(segmenter.size, segmenter.device.type) if settings.speed == "fast" else Economy()
+    segmenter.model.memory_attention.economy = quick
     for number, plane in enumerate(case.planes):
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, single)
         clock = time.perf_counter()

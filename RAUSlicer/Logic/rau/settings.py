@@ -66,7 +66,8 @@ class SegmentSettings(BaseModel):
     )
     speed: Literal["exact", "fast"] = Field(
         "exact",
-        description="Read memory as SAM2 does, or in half precision, on large slices pooled: faster with large models",
+        description="Read memory as SAM2 does, or with fewer numbers: in half precision where that is quick, "
+        "pooled on large slices",
     )
     references_per_slice: int = Field(
         3, ge=1, le=7, description="Reference slices in memory for a target slice (count)"

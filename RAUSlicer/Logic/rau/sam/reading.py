@@ -40,9 +40,17 @@ FAST_NEIGHBOURS = 3  # slices of the walk in memory, for models that remember mo
 POOLED_FROM = 512  # pixels a side: on smaller slices pooling costs Dice and saves little (`Benchmarks/volumes.py`)
 
 
-def fast(size: int) -> Economy:
-    """The economy of `--speed fast` on slices of `size` pixels a side."""
-    return Economy(pool=2 if size >= POOLED_FROM else 1, half=True)
+def quick_halves(kind: str) -> bool:
+    """Whether products in bfloat16 save time on this kind of device: on GPUs, and on processors with units for them.
+    On others they take several times as long (`Benchmarks/throughput.py`).
+    """
+    units = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return kind != "cpu" or any(getattr(torch.cpu, name, lambda: False)() for name in units)
+
+
+def fast(size: int, kind: str = "cpu") -> Economy:
+    """The economy of `--speed fast` on slices of `size` pixels a side, on this kind of device ("cpu", "cuda")."""
+    return Economy(pool=2 if size >= POOLED_FROM else 1, half=quick_halves(kind))
 
 
 class MemoryReader(MemoryAttention):
