@@ -106,13 +106,13 @@ def disc(side, centre, radius, inner=0.0):
 
 @given(st.floats(0.0, 1.0), st.integers(12, 28), st.integers(12, 28), st.integers(5, 10), st.integers(5, 10))
 def test_the_shape_between_two_discs_is_the_disc_on_the_way_whether_they_touch_or_not(part, row, column, first, second):
-    ends = [disc(40, (20, 14), first), disc(40, (row, column), second)]
+    ends = [disc(40, (20.3, 14.4), first), disc(40, (row + 0.17, column + 0.38), second)]  # few distances are alike
     score, alike = shape_between(*(signed(one, (1.0, 1.0), 20.0) for one in ends), part)
-    middle = ((1 - part) * 20 + part * row, (1 - part) * 14 + part * column)
+    middle = (1 - part) * np.array([20.3, 14.4]) + part * np.array([row + 0.17, column + 0.38])
     area = (1 - part) * ends[0].sum() + part * ends[1].sum()
     wanted = disc(40, middle, np.sqrt(area / np.pi))
-    assert dice(score > 0, wanted) > 0.85 and abs((score > 0).sum() / area - 1) < 0.15
-    assert alike > (0.95 if first == second else 0.4)
+    assert dice(score > 0, wanted) > 0.8 and abs((score > 0).sum() / area - 1) < 0.2
+    assert alike > (0.8 if first == second else 0.3)
 
 
 def test_thin_shapes_that_lie_beside_each_other_do_not_vanish_where_they_are_mixed():
