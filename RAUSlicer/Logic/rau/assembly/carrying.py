@@ -3,8 +3,8 @@
 In a corrected slice it is known how the border of each structure should have run, and how it would have run: the
 difference of the two signed distances (within the slice, mm). Slices nearby are likely to err alike. A part of that
 difference, the less the further away and interpolated between two corrected slices, is added to theirs.
-Between two corrected slices there is also the shape that lies between theirs (the mean of their signed distances, as
-"Fill between slices" does it). It counts the more, the more alike the two are and the more was wrong in them.
+Between two corrected slices there is also the shape that lies between theirs, the mean of their signed distances. It
+counts the more, the nearer and the more alike the two are and the more was wrong in them.
 """
 
 from __future__ import annotations
