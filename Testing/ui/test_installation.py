@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from wheel_folder import PACKAGE, pin
 
+from host.pace import STALL_MS
 from RAUSlicerLib import environment, installation_helper, installation_system
 from RAUSlicerLib.installation_plan import Options
 from RAUSlicerLib.problems import Problem
@@ -67,7 +68,7 @@ def test_an_environment_is_made_from_a_folder_without_a_download_and_the_worker_
     with host.stalls() as gaps:
         state = setup.settle()
     assert state.phase == "made", state.problem
-    assert gaps.worst < 200, str(gaps)
+    assert gaps.worst < STALL_MS, str(gaps)
     phases = list(dict.fromkeys(one.phase for one in setup.told))
     assert phases == ["looking", "asking", "making", "torch", "packages", "checking", "made"]
     shares = [one.done for one in setup.told if one.phase in ("making", "torch", "packages", "checking")]

@@ -10,6 +10,8 @@ import pytest
 import slicer_lazy as lazy
 from acts import press, rows, said, settle
 
+from host.pace import STALL_MS
+
 
 def pixels(pixmap: Any) -> np.ndarray:
     """(rows, columns, 3) of a pixmap."""
@@ -82,7 +84,7 @@ def test_match_says_how_much_references_and_bank_look_like_the_target(
     assert [row[0] for row in rows(chosen.ui.bankTree)] == ["Noise", "Alike"], "the latest first"
     with host.stalls() as gaps:
         told = press(host, chosen, "matchButton")
-    assert gaps.worst < 150, str(gaps)
+    assert gaps.worst < STALL_MS, str(gaps)
     assert told.startswith("The best match is 0.")
     (row,) = chosen.references.rows
     assert row.facts.text.rpartition(" \u00b7 ")[2].startswith("match 0.")

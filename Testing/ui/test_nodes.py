@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scene import LPS_TO_RAS, add_segment, mask_of, volume_node
 
-from host.pace import cpu_ms, slowness
+from host.pace import STALL_MS, cpu_ms, slowness
 
 SHAPE = (5, 7, 9)
 
@@ -203,7 +203,7 @@ def test_what_an_image_is(host: Any, patients: Any) -> None:
 
 
 def test_preparing_a_run_never_holds_the_panel_up(host: Any, tmp_path: Path) -> None:
-    """Every step of writing a reference of 8 million voxels with 6 structures stays within an eighth of a second."""
+    """Every step of writing a reference of 8 million voxels with 6 structures stays within a quarter of a second."""
     from RAUSlicerLib.inputs import ReferenceNodes, SceneInputs, structures_of
 
     shape = (128, 256, 256)
@@ -219,7 +219,7 @@ def test_preparing_a_run_never_holds_the_panel_up(host: Any, tmp_path: Path) -> 
     while not done:
         steps.append(cpu_ms(lambda: next(todo, "end") == "end" and done.append(True)))
     print(f"preparing: {max(steps):.0f} ms a step, {sum(steps):.0f} ms in {len(steps)} steps")
-    assert max(steps) < 120 * slowness()
+    assert max(steps) < STALL_MS * slowness()
     structures = inputs.message()["references"][0]["structures"]
     labels = np.load(tmp_path / "job1-reference1-labels.npy")
     assert [(labels == s["value"]).sum() for s in structures][:1] == [60 * 50 * 170] and len(structures) == 6

@@ -14,6 +14,8 @@ import slicer_lazy as lazy
 from acts import said, settle
 from scene import segments
 
+from host.pace import STALL_MS
+
 ROOT = Path(__file__).resolve().parents[2]
 ICONS = ROOT / "RAUSlicer" / "Resources" / "Icons"
 NAMES = ["Sample patient A", "Sample patient A organs", "Sample patient B"]
@@ -39,7 +41,7 @@ def test_one_click_fills_the_panel_with_the_patients_of_the_demo(host: Any, pane
     slicer = lazy.slicer()
     with host.stalls() as gaps:
         press(host, panel)
-    assert gaps.worst < 150, str(gaps)
+    assert gaps.worst < STALL_MS, str(gaps)
     assert panel.ui.segmentButton.enabled and said(panel).startswith("Two sample patients are loaded")
     reference, (target, _truth) = patient_pair(0)
     chosen = panel.references.references()[0]

@@ -9,11 +9,11 @@ import pytest
 import slicer_lazy as lazy
 from scene import add_segment, difference, mask_of, segments, snapshot
 
-from host.pace import cpu_ms, slowness
+from host.pace import STALL_MS, cpu_ms, slowness
 
 SHAPE = (128, 256, 256)
 SMALL = (12, 32, 40)
-MOST_STEP_MS, MOST_SLICE_MS = 60.0, 15.0
+MOST_SLICE_MS = 30.0
 
 
 def structures(count: int = 6) -> list[Any]:
@@ -61,7 +61,7 @@ def check(one: Any, target: Any, labels: np.ndarray) -> None:
 
 
 def test_writing_is_quick(host: Any) -> None:
-    """A slice within 15 ms, every step of the final write within a turn of the event loop."""
+    """A slice within 30 ms, every step of the final write within a turn of the event loop."""
     target, labels = add_volume(SHAPE), labels_of(SHAPE)
     one = writer(target)
     one.show_slice(0, 0, labels[0])
@@ -78,7 +78,7 @@ def test_writing_is_quick(host: Any) -> None:
     undo = cpu_ms(one.discard)
     print(f"slice {max(slices):.1f} ms, final write {max(steps):.1f} ms a step, undo {undo:.1f} ms")
     most = slowness()
-    assert max(slices) < MOST_SLICE_MS * most and max(steps) < MOST_STEP_MS * most and undo < 100 * most
+    assert max(slices) < MOST_SLICE_MS * most and max(*steps, undo) < STALL_MS * most
 
 
 def test_nothing_is_made_before_the_first_slice(host: Any) -> None:
