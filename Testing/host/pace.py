@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-STALL_MS = 250.0  # how long the panel may stand still, on a machine of usual speed; under 100 where nothing else runs
+STALL_MS = 250.0  # how long the panel may stand still, on a machine of usual speed
 USUAL_MS = 3.5  # what `_work` takes on the machine where the limits of the tests were set
 
 
