@@ -2,8 +2,10 @@
 
 sam2.1_hiera_tiny at 512 pixels with the same seeded weights; the same slices; slice 0 carries the masks. Every slice is
 done by the predictor and by each of our modes in turn, so that all meet the same machine; processor time, one thread.
-exact: the same answers. fewer neighbours, pooled, half: one economy each (`rau.sam.reading.Economy`). recommended: what
-`--speed fast` takes. A processor without units for bfloat16 has no half, and recommended is without it.
+exact: the same answers, with as many neighbours as the predictor. one neighbour, pooled, half: one economy each
+(`rau.sam.reading.Economy`). recommended: `--speed fast` with the other settings as they are, the reference in memory
+and no neighbour; its cost in Dice is told by `volumes.py`. A processor without units for bfloat16 has no half, and
+recommended is without it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import walks
 from walks import Mode
 
 from rau.evaluation.tables import Cell, print_table
-from rau.sam.reading import FAST_NEIGHBOURS, Economy, fast, quick_halves
+from rau.sam.reading import Economy, fast, quick_halves
+from rau.settings import SegmentSettings
 
 EXACT, RECOMMENDED = "exact", "recommended"
 TOLERANCE = 1e-3
@@ -34,10 +37,11 @@ def modes(size: int) -> tuple[Mode, ...]:
     half = (Mode("half", Economy(half=True)),) if quick_halves("cpu") else ()
     return (
         Mode(EXACT),
-        Mode("fewer neighbours", neighbours=FAST_NEIGHBOURS),
+        Mode("one neighbour", neighbours=1),
         Mode("pooled", Economy(pool=2)),
         *half,
-        Mode(RECOMMENDED, fast(size), FAST_NEIGHBOURS),
+        Mode("recommended, one neighbour", fast(size), 1),
+        Mode(RECOMMENDED, fast(size), SegmentSettings().neighbours),
     )
 
 

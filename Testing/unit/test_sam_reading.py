@@ -74,6 +74,15 @@ def test_gradients_are_those_of_sam2(reader):
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()))
 
 
+def test_few_queries_keys_and_hidden_rows_at_a_time_change_neither_answer_nor_gradient(reader, monkeypatch):
+    for name, value in (("QUERIES", 24), ("KEYS", 50), ("HIDDEN_ROWS", 10)):
+        monkeypatch.setattr(f"rau.sam.reading.{name}", value)
+    given = inputs(reader, 2)
+    given = (*given[:3], 40 * given[3])  # places that set scores far apart
+    assert torch.allclose(reader(*given, POINTERS), of_sam2(reader, given), atol=1e-4)
+    test_gradients_are_those_of_sam2(reader)
+
+
 @pytest.mark.parametrize("economy", [Economy(rows=2), Economy(pool=2, rows=1), Economy(half=True, rows=3)])
 def test_the_size_of_the_groups_changes_nothing(reader, economy):
     given = inputs(reader, 5)

@@ -20,7 +20,8 @@ from sam2.modeling.memory_attention import MemoryAttention
 from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 
-QUERIES = 256  # positions whose scores are held at once on a CPU
+QUERIES, KEYS = 512, 1024  # positions, and memory tokens, whose scores are held at once on a CPU
+HIDDEN_ROWS = 256  # positions whose hidden units are held at once on a CPU
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Economy:
     rows: int = 0
 
 
-FAST_NEIGHBOURS = 3  # slices of the walk in memory, for models that remember more
 POOLED_FROM = 512  # pixels a side: on smaller slices pooling costs Dice and saves little (`Benchmarks/volumes.py`)
 
 
@@ -111,7 +111,7 @@ class MemoryReader(MemoryAttention):
             asked = layer.norm2(x) + place if layer.pos_enc_at_cross_attn_queries else layer.norm2(x)
             keys = placed if layer.pos_enc_at_cross_attn_keys else memory
             x = x + _cross(layer.cross_attn_image, asked, keys, memory, turns[number], weight)
-            x = x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
+            x = x + _fed_forward(layer, layer.norm3(x))
         return x
 
 
@@ -184,12 +184,36 @@ def _turn(x: Tensor, turns: Tensor) -> None:
 
 
 def _attended(q: Tensor, k: Tensor, values: Tensor, spatial: int, weight: float) -> Tensor:
-    """softmax(q k^T / sqrt(C) + weight of spatial tokens) values: (B, T, M); few queries at a time."""
+    """softmax(q k^T / sqrt(C) + weight of spatial tokens) values: (B, T, M).
+
+    Few queries and keys at a time, so that their scores stay in the processor's cache; the sums of earlier keys follow
+    the largest score as it grows (online softmax, Milakov and Gimelshein, arXiv:1805.02867).
+    """
     q, k = q / math.sqrt(q.shape[-1]), k.transpose(1, 2)
+    spans = [*_spans(0, spatial), *_spans(spatial, k.shape[2])]
     parts = []
     for start in range(0, q.shape[1], QUERIES):
-        scores = q[:, start : start + QUERIES] @ k
-        if weight:
-            scores[..., :spatial] += weight
-        parts.append(scores.softmax(-1).to(values.dtype) @ values)
+        some = q[:, start : start + QUERIES]
+        highest = some.new_full((*some.shape[:2], 1), -torch.inf)
+        total, summed = torch.zeros_like(highest), some.new_zeros(*some.shape[:2], values.shape[2])
+        for span in spans:
+            scores = (some @ k[..., span]).float()
+            if span.stop <= spatial:
+                scores += weight
+            before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
+            kept = (before - highest).exp()
+            scores.sub_(highest).exp_()
+            total = total * kept + scores.sum(-1, keepdim=True)
+            summed = summed * kept + scores @ values[:, span]
+        parts.append((summed / total).to(values.dtype))
     return torch.cat(parts, 1)
+
+
+def _spans(start: int, stop: int) -> list[slice]:
+    return [slice(one, min(one + KEYS, stop)) for one in range(start, stop, KEYS)]
+
+
+def _fed_forward(layer: Any, x: Tensor) -> Tensor:
+    """The layer's two linear maps of (B, T, C); on a CPU of some positions at a time, as the hidden units are many."""
+    size = HIDDEN_ROWS if x.device.type == "cpu" else x.shape[1]
+    return torch.cat([layer.linear2(layer.activation(layer.linear1(part))) for part in x.split(size, 1)], 1)
