@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rau.assembly.carrying import SHARE, carried, mixed, shape_between, share_between, signed, weights
+from rau.assembly.carrying import SHARE, carried, ended, mixed, shape_between, share_between, signed, weights
 from rau.corrections import Corrected
 
 SPACING = (3.0, 1.0, 1.0)
@@ -133,3 +133,26 @@ def test_between_corrected_slices_the_shape_counts_where_they_are_alike_and_what
     same = share_between(found > 0, truth > 0, (3, 5), 0.5, 0.0)
     other = share_between(found > 0, truth > 0, (3, 5), 0.5, 1.0)
     assert same == 1 and 0 < other < 0.7 and share_between(truth > 0, truth > 0, (3, 5), 0.5, 0.0) == 0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@given(st.dictionaries(st.integers(0, 11), st.booleans(), min_size=1))
+def test_a_structure_in_one_piece_is_in_no_slice_beyond_a_corrected_one_without_it(axis, drawn):
+    shape = np.ones(3, int)
+    shape[axis] = 12
+    truth = np.zeros(tuple(shape), np.uint16)
+    np.moveaxis(truth, axis, 0)[[t for t, shown in drawn.items() if shown]] = 1
+    given_slices = corrections(truth, sorted(drawn), axis)
+    kept = ended(np.ones(tuple(shape), np.uint16), given_slices, [1]).ravel()
+    shown = [t for t in drawn if drawn[t]]
+    for t in range(12):
+        below = shown and any(t <= e < min(shown) for e in drawn)
+        above = shown and any(t >= e > max(shown) for e in drawn)
+        assert bool(kept[t]) != bool(below or above)
+
+
+def test_structures_in_several_pieces_and_others_keep_their_slices_beyond_a_corrected_one():
+    labels = np.array([1, 1, 1, 1, 2, 2], np.uint16)[:, None, None]
+    drawn = corrections(np.array([0, 1, 0, 0, 0, 0], np.uint16)[:, None, None], [1, 3])
+    assert ended(labels.copy(), drawn, []).ravel().tolist() == [1, 1, 1, 1, 2, 2]
+    assert ended(labels.copy(), drawn, [1, 2]).ravel().tolist() == [1, 1, 1, 0, 2, 2]

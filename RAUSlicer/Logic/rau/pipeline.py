@@ -255,14 +255,15 @@ def join(
     leave_out: Sequence[int] = (),
 ) -> tuple[LabelMap, tuple[StructureResult, ...]]:
     """The votes of the planes as labels on the target's own grid, and what they say of each structure."""
-    from rau.assembly.carrying import carried
+    from rau.assembly.carrying import carried, ended
     from rau.assembly.labels import assemble, drop_islands
     from rau.assembly.summary import summarise
 
     labels = assemble(votes, settings.presence_threshold, case.prior, leave_out, guide, cues)
     labels = drop_islands(labels, case.single)
     if case.corrected is not None:
-        labels = case.corrected.laid_on(carried(labels, case.corrected, case.planes[0].images.spacing))
+        labels = carried(labels, case.corrected, case.planes[0].images.spacing)
+        labels = case.corrected.laid_on(ended(labels, case.corrected, case.single))
     grid = LabelMap(case.orientation.back(labels), target.geometry, case.structures)
     return grid, summarise(grid, votes, target.spacing_known)
 

@@ -3,6 +3,7 @@
 In a corrected slice it is known how the border of each structure should have run, and how it would have run: the
 difference of the two signed distances (within the slice, mm). Slices nearby are likely to err alike. A part of that
 difference, the less the further away and interpolated between two corrected slices, is added to theirs.
+A structure in one piece is in no slice beyond a corrected one in which it has ended.
 Between two corrected slices there is also the shape that lies between theirs, the mean of their signed distances. It
 counts the more, the nearer and the more alike the two are and the more was wrong in them.
 """
@@ -73,6 +74,24 @@ def carried(labels: np.ndarray, corrected: Corrected, spacing: Sequence[float]) 
             best[box][wins], new[box][wins] = score[wins], value
         out[t] = new
     return np.ascontiguousarray(np.moveaxis(out, 0, corrected.axis))
+
+
+def ended(labels: np.ndarray, corrected: Corrected, single: Sequence[int]) -> np.ndarray:
+    """`labels` (S, R, C), changed in place and returned, without what lies beyond the ends that corrections show.
+
+    single: the structures in one piece. One that a corrected slice shows and another does not ends before that one,
+    and is in no slice further out.
+    """
+    there, drawn = (np.moveaxis(one, corrected.axis, 0) for one in (labels, corrected.labels))
+    for value in single:
+        shown = [t for t in corrected.slices if (drawn[t] == value).any()]
+        if not shown:
+            continue
+        before = max((t for t in corrected.slices if t < shown[0]), default=-1)
+        after = min((t for t in corrected.slices if t > shown[-1]), default=len(there))
+        for part in (there[: before + 1], there[after:]):
+            part[part == value] = 0
+    return labels
 
 
 def moved(
