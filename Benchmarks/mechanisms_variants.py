@@ -28,14 +28,16 @@ ONE, TWO, THREE, PROMPTED = "one look", "two looks", "three looks", "two looks, 
 LOOKS = {TWO: Looks(), THREE: Looks(crops=2), PROMPTED: Looks(prompted=True)}
 COPYING, ADAM, PLACE, EXPERT = "copying", "ConvexAdam", "registered place alone", "expert + place, no network"
 ALONE = {
+    "filters, registered": Way("registered", looks="filters"),
+    "filters, Gaussian": Way("gaussian", looks="filters"),
     "odds, Gaussian": Way("gaussian"),
     "odds, registered": Way("registered"),
     "points, Gaussian": Way("gaussian", "points"),
     "points, registered": Way("registered", "points"),
     "points, registered, first form": Way("registered", "points", first=True),
 }
-BEST_ALONE = "odds, registered"
-ADDED = {"added, Gaussian": "odds, Gaussian", "added, registered": "odds, registered"}
+BEST_ALONE = "filters, registered"
+ADDED = {"added, filters": BEST_ALONE, "added, Gaussian": "odds, Gaussian", "added, registered": "odds, registered"}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,17 @@ def case_of(engine, references, target, registration="off"):
     return prepare(references, target.image, chosen, engine, ignore)
 
 
-@pytest.mark.parametrize("way", [Way("gaussian"), Way("none"), Way("gaussian", "points"), Way("none", "points", True)])
+WAYS = [
+    Way("gaussian"),
+    Way("none"),
+    Way("gaussian", "points"),
+    Way("none", "points", True),
+    Way("gaussian", looks="filters"),
+    Way("none", looks="filters"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_every_way_gives_probabilities_on_the_targets_grid(engine, way):
     case = case_of(engine, [body()], body(seed=1))
     found = expected_by_prototypes(engine.segmenter, case, way, lambda: None)
@@ -60,6 +70,15 @@ def test_the_place_decides_where_two_look_alike_and_the_registered_one_follows_t
     by_place = inside(registered, Way("registered"))
     assert by_place > 0.5
     assert by_place > inside(registered, Way("gaussian")) > inside(registered, Way("none"))
+
+
+def test_filters_find_what_looks_alike_wherever_it_lies_and_need_no_network(engine, monkeypatch):
+    monkeypatch.setattr(Prototypes, "_features", None)
+    target = body(seed=1, moved=14)
+    case = case_of(engine, [body()], target)
+    found = expected_by_prototypes(engine.segmenter, case, Way("none", looks="filters"), lambda: None, [1])[1] > 127
+    truth = target.labels.array == 1
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
 
 
 def test_likeness_counts_more_where_registration_says_less(engine):

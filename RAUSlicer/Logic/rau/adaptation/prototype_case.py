@@ -1,7 +1,7 @@
 """A whole target by prototypes: where each structure is expected, without any training, from one reference or several.
 
 Beside the paper's own way (SAM2 led by points, `rau.adaptation.prototype_passes`) stands one that needs no decoder: the
-place as the odds before, the likeness as what the slice itself says.
+place as the odds before, the likeness as what the slice itself says, by an encoder's features or by a pixel's filters.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from rau.adaptation.discriminant import Discriminant, discriminant
+from rau.adaptation.features import filter_bank
+from rau.adaptation.guide import grey, side_of
 from rau.adaptation.prototype import gaussian_place, prototype
 from rau.adaptation.prototype_passes import led
 from rau.references.retrieval import nearby
@@ -28,17 +31,20 @@ SHOWN = 3  # slices of a reference that a prototype is the mean of
 REACH = 0.35  # of a structure's own extent, as `rau.sam.propagation.Recipe.reach`
 FAINT = 0.02  # the place is never surer than this, or 1 - this
 CLEAR = 0.5  # deviations by which a position must be more alike than the mean to speak for the structure
+COUNTS = 0.75  # of the filters' log-odds, times their reliability: neighbouring pixels do not speak independently
 
 
 @dataclass(frozen=True)
 class Way:
     """place: where the structure is expected: by registration (by the Gaussians where there is none), by Gaussians of
     the reference's mask, or nowhere. by: "odds" joins place and likeness; "points" leads SAM2. first: the first form.
+    looks: what the odds take the likeness from, the encoder's prototypes or the discriminant of a pixel's filters.
     """
 
     place: Literal["registered", "gaussian", "none"] = "registered"
     by: Literal["odds", "points"] = "odds"
     first: bool = False
+    looks: Literal["encoder", "filters"] = "encoder"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ class Shown:
     mask: np.ndarray
 
 
+Near = list[tuple["Match", int]]  # slices of the references, best first
+
+
 class Prototypes:
     """The references of one plane, encoded once."""
 
@@ -60,6 +69,8 @@ class Prototypes:
         self.segmenter, self.case, self.plane = segmenter, case, plane
         self._encoded: dict[tuple[int, int], Features] = {}
         self._priors: dict[int, np.ndarray | None] = {}
+        self._filtered: dict[tuple[int, int], torch.Tensor] = {}
+        self._told: dict[tuple[int, tuple[tuple[int, int], ...]], Discriminant | None] = {}
 
     def encode(self, match: Match, index: int) -> Features:
         key = (match.number, index)
@@ -75,12 +86,39 @@ class Prototypes:
     def _features(self, square: torch.Tensor) -> Features:
         return self.segmenter.encode(normalise(square).to(self.segmenter.device))
 
-    def shown(self, t: int, value: int) -> Shown | None:
-        """Of every reference the SHOWN nearest slices; None where no reference shows it near."""
+    def filters(self, match: Match | None, index: int) -> torch.Tensor:
+        """(D, H, W) of a slice of a reference, or of the target (None), without the borders of its square."""
+        images = self.plane.images if match is None else match.reference.images
+        key = (-1 if match is None else match.number, index)
+        if key not in self._filtered:
+            if match is None:  # the target's slices are done one after the other
+                self._filtered = {one: kept for one, kept in self._filtered.items() if one[0] >= 0}
+            references = [one.reference.images for one in self.plane.retrieved]
+            colour = all(one.array.ndim == 4 for one in (self.plane.images, *references))
+            size = side_of(self.plane.images.frame.shape, len(self.plane.images) == 1)
+            pixels = grey(to_square(images[index][None], images.frame, size), colour)
+            top, left, height, width = images.frame.pixels(size)
+            self._filtered[key] = filter_bank(pixels)[0][:, top : top + height, left : left + width]
+        return self._filtered[key]
+
+    def discriminant(self, near: Near, value: int) -> Discriminant | None:
+        """What tells a structure from the rest in these slices."""
         import torch
+        import torch.nn.functional as F
 
-        from rau.sam.segmenter import Features
+        key = (value, tuple((match.number, index) for match, index in near))
+        if key not in self._told:
+            features, inside = [], []
+            for match, index in near:
+                found = self.filters(match, index)
+                mask = torch.from_numpy((match.reference.labels[index] == value).astype(np.float32))[None, None]
+                inside.append(F.interpolate(mask, size=found.shape[1:], mode="area").flatten())
+                features.append(found.flatten(1).T)
+            self._told[key] = discriminant(torch.cat(features), torch.cat(inside))
+        return self._told[key]
 
+    def near(self, t: int, value: int) -> Near:
+        """Of every reference the SHOWN slices nearest to the one matched to t, best first; none: absent here."""
         chosen: list[tuple[float, Match, int]] = []
         for match in self.plane.retrieved:
             where = match.reference.where[value]
@@ -88,14 +126,23 @@ class Prototypes:
             middle = int(match.index[t])
             for index in nearby(middle, where, SHOWN, max(2, round(REACH * extent))):
                 chosen.append((float(match.similarity[t]) - 0.03 * abs(index - middle), match, index))
-        if not chosen:
-            return None
         chosen.sort(key=lambda one: -one[0])
-        encoded = [self.encode(match, index) for _, match, index in chosen]
-        masks = [match.reference.labels[index] == value for _, match, index in chosen]
+        return [(match, index) for _, match, index in chosen]
+
+    def shown(self, t: int, value: int) -> Shown | None:
+        """These slices encoded; None where no reference shows the structure near."""
+        import torch
+
+        from rau.sam.segmenter import Features
+
+        near = self.near(t, value)
+        if not near:
+            return None
+        encoded = [self.encode(match, index) for match, index in near]
+        masks = [match.reference.labels[index] == value for match, index in near]
         squares = [
             masks_to_square(mask[None], match.reference.labels.frame, self.segmenter.size)
-            for mask, (_, match, _) in zip(masks, chosen, strict=True)
+            for mask, (match, _) in zip(masks, near, strict=True)
         ]
         levels = zip(*(one.levels for one in encoded), strict=True)
         positions = zip(*(one.positions for one in encoded), strict=True)
@@ -142,18 +189,41 @@ def contrast(known: torch.Tensor, others: torch.Tensor | None, top: torch.Tensor
     return (found - found.mean()) / (found.std(correction=0) + 1e-6)
 
 
+def odds_of(place: np.ndarray) -> np.ndarray:
+    """The log-odds of a place, never surer than FAINT."""
+    sure = np.clip(place, FAINT, 1 - FAINT)
+    return np.asarray(np.log(sure / (1 - sure)))
+
+
 def by_odds(one: Prototypes, shown: Shown, top: torch.Tensor, place: np.ndarray | None, weight: float) -> np.ndarray:
     """(rows, columns) in 0 to 1: logit of the place + weight * (contrast - CLEAR)."""
+    from scipy.special import expit
+
     known = prototype(shown.features.levels[-1], shown.masks)
     if known is None:
         return np.zeros(one.plane.images.frame.shape, np.float32)
     rest = prototype(shown.features.levels[-1], 1 - shown.masks)
     scores = from_square(contrast(known, rest, top)[None].cpu(), one.plane.images.frame)[0]
-    before = 0.0
-    if place is not None:
-        sure = np.clip(place, FAINT, 1 - FAINT)
-        before = np.log(sure / (1 - sure))
-    return np.asarray(1 / (1 + np.exp(-(before + weight * (scores - CLEAR)))), np.float32)
+    before = 0.0 if place is None else odds_of(place)
+    return np.asarray(expit(before + weight * (scores - CLEAR)), np.float32)
+
+
+def by_filters(one: Prototypes, t: int, value: int, way: Way, weight: float) -> np.ndarray:
+    """(rows, columns) in 0 to 1: logit of the place + weight * COUNTS * reliability * log-odds of the filters.
+
+    Without a place: of the share of the slice that the structure has in the reference.
+    """
+    from scipy.special import expit
+
+    shape, near = one.plane.images.frame.shape, one.near(t, value)
+    told = one.discriminant(near, value) if near else None
+    if told is None:
+        return np.zeros(shape, np.float32)
+    mask = near[0][0].reference.labels[near[0][1]] == value
+    place = one.place(t, value, mask, way)
+    before = odds_of(np.full(shape, mask.mean()) if place is None else place)
+    found = stretched_to(told.odds(one.filters(None, t)).numpy(), shape)
+    return np.asarray(expit(before + weight * COUNTS * told.reliability * found), np.float32)
 
 
 def by_points(one: Prototypes, shown: Shown, features: Features, place: np.ndarray | None, first: bool) -> np.ndarray:
@@ -191,15 +261,22 @@ def expected_by_prototypes(
     with torch.inference_mode():
         for t in range(len(plane.images)):
             go_on()
-            features = one.target(t)
+            features = one.target(t) if (way.by, way.looks) != ("odds", "filters") else None
             for value in wanted:
-                shown = one.shown(t, value)
-                if shown is None:
-                    continue
-                place = one.place(t, value, shown.mask, way)
-                if way.by == "odds":
-                    found = by_odds(one, shown, features.levels[-1], place, weight)
+                if features is None:
+                    found = by_filters(one, t, value, way, weight)
                 else:
-                    found = by_points(one, shown, features, place, way.first)
+                    found = by_encoder(one, t, value, features, way, weight)
                 np.moveaxis(out[value], plane.images.axis, 0)[t] = np.round(255 * found)
     return out
+
+
+def by_encoder(one: Prototypes, t: int, value: int, features: Features, way: Way, weight: float) -> np.ndarray:
+    """(rows, columns) in 0 to 1, by prototypes of the encoder's features; 0 where no reference shows the structure."""
+    shown = one.shown(t, value)
+    if shown is None:
+        return np.zeros(one.plane.images.frame.shape, np.float32)
+    place = one.place(t, value, shown.mask, way)
+    if way.by == "odds":
+        return by_odds(one, shown, features.levels[-1], place, weight)
+    return by_points(one, shown, features, place, way.first)
