@@ -14,7 +14,8 @@ import numpy as np
 
 from rau.adaptation.discriminant import Discriminant, discriminant
 from rau.adaptation.features import filter_bank
-from rau.adaptation.guide import grey, side_of
+from rau.adaptation.gate import fineness
+from rau.adaptation.guide import GRID, grey, side_of
 from rau.adaptation.prototype import gaussian_place, prototype
 from rau.adaptation.prototype_passes import led
 from rau.references.retrieval import nearby
@@ -31,7 +32,7 @@ SHOWN = 3  # slices of a reference that a prototype is the mean of
 REACH = 0.35  # of a structure's own extent, as `rau.sam.propagation.Recipe.reach`
 FAINT = 0.02  # the place is never surer than this, or 1 - this
 CLEAR = 0.5  # deviations by which a position must be more alike than the mean to speak for the structure
-COUNTS = 0.75  # of the filters' log-odds, times their reliability: neighbouring pixels do not speak independently
+COUNTS, SURE = 3.0, 1.1  # of the filters' log-odds: COUNTS * their reliability * (SURE - trust in the place)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Prototypes:
         self._encoded: dict[tuple[int, int], Features] = {}
         self._priors: dict[int, np.ndarray | None] = {}
         self._filtered: dict[tuple[int, int], torch.Tensor] = {}
-        self._told: dict[tuple[int, tuple[tuple[int, int], ...]], Discriminant | None] = {}
+        self._told: dict[tuple[int, tuple[tuple[int, int], ...]], tuple[Discriminant | None, float]] = {}
 
     def encode(self, match: Match, index: int) -> Features:
         key = (match.number, index)
@@ -101,20 +102,23 @@ class Prototypes:
             self._filtered[key] = filter_bank(pixels)[0][:, top : top + height, left : left + width]
         return self._filtered[key]
 
-    def discriminant(self, near: Near, value: int) -> Discriminant | None:
-        """What tells a structure from the rest in these slices."""
+    def discriminant(self, near: Near, value: int) -> tuple[Discriminant | None, float]:
+        """What tells a structure from the rest in these slices, and how fine it is, see `rau.adaptation.gate`."""
         import torch
         import torch.nn.functional as F
 
         key = (value, tuple((match.number, index) for match, index in near))
         if key not in self._told:
-            features, inside = [], []
+            features, shares = [], []
             for match, index in near:
                 found = self.filters(match, index)
                 mask = torch.from_numpy((match.reference.labels[index] == value).astype(np.float32))[None, None]
-                inside.append(F.interpolate(mask, size=found.shape[1:], mode="area").flatten())
                 features.append(found.flatten(1).T)
-            self._told[key] = discriminant(torch.cat(features), torch.cat(inside))
+                shares.append(F.interpolate(mask, size=found.shape[1:], mode="area")[0])
+            largest = max(shares, key=lambda share: float(share.sum()))
+            fine = float(fineness((largest > 0.5).numpy(), GRID)[0])
+            told = discriminant(torch.cat(features), torch.cat([share.flatten() for share in shares]))
+            self._told[key] = (told, fine)
         return self._told[key]
 
     def near(self, t: int, value: int) -> Near:
@@ -208,22 +212,24 @@ def by_odds(one: Prototypes, shown: Shown, top: torch.Tensor, place: np.ndarray 
     return np.asarray(expit(before + weight * (scores - CLEAR)), np.float32)
 
 
-def by_filters(one: Prototypes, t: int, value: int, way: Way, weight: float) -> np.ndarray:
-    """(rows, columns) in 0 to 1: logit of the place + weight * COUNTS * reliability * log-odds of the filters.
+def by_filters(one: Prototypes, t: int, value: int, way: Way, trust: float) -> np.ndarray:
+    """(rows, columns) in 0 to 1: logit of the place + COUNTS * reliability * (SURE - trust') * log-odds of the filters.
 
+    trust' = trust * (1 - fineness): a fine structure is not where registration says, however alike the images are.
     Without a place: of the share of the slice that the structure has in the reference.
     """
     from scipy.special import expit
 
     shape, near = one.plane.images.frame.shape, one.near(t, value)
-    told = one.discriminant(near, value) if near else None
+    told, fine = one.discriminant(near, value) if near else (None, 0.0)
     if told is None:
         return np.zeros(shape, np.float32)
     mask = near[0][0].reference.labels[near[0][1]] == value
     place = one.place(t, value, mask, way)
     before = odds_of(np.full(shape, mask.mean()) if place is None else place)
     found = stretched_to(told.odds(one.filters(None, t)).numpy(), shape)
-    return np.asarray(expit(before + weight * COUNTS * told.reliability * found), np.float32)
+    weight = COUNTS * told.reliability * (SURE - trust * (1 - fine))
+    return np.asarray(expit(before + weight * found), np.float32)
 
 
 def by_points(one: Prototypes, shown: Shown, features: Features, place: np.ndarray | None, first: bool) -> np.ndarray:
@@ -255,7 +261,7 @@ def expected_by_prototypes(
 
     plane = case.planes[0]
     one = Prototypes(segmenter, case, plane)
-    weight = 2.0 - (one.trust() if way.place == "registered" else 0.0)
+    trust = one.trust() if way.place == "registered" else 0.0
     wanted = case.values if values is None else values
     out = {value: np.zeros(case.target.shape[:3], np.uint8) for value in wanted}
     with torch.inference_mode():
@@ -264,9 +270,9 @@ def expected_by_prototypes(
             features = one.target(t) if (way.by, way.looks) != ("odds", "filters") else None
             for value in wanted:
                 if features is None:
-                    found = by_filters(one, t, value, way, weight)
+                    found = by_filters(one, t, value, way, trust)
                 else:
-                    found = by_encoder(one, t, value, features, way, weight)
+                    found = by_encoder(one, t, value, features, way, 2.0 - trust)
                 np.moveaxis(out[value], plane.images.axis, 0)[t] = np.round(255 * found)
     return out
 

@@ -198,7 +198,7 @@ def _attended(q: Tensor, k: Tensor, values: Tensor, spatial: int, weight: float)
         total, summed = torch.zeros_like(highest), some.new_zeros(*some.shape[:2], values.shape[2])
         for span in spans:
             scores = (some @ k[..., span]).float()
-            if span.stop <= spatial:
+            if weight and span.stop <= spatial:
                 scores += weight
             before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
             kept = (before - highest).exp()
