@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import common
-from mechanisms_routing import is_done, sources_of
+from mechanisms_routing import is_done, parser, sources_of
 
 from rau.errors import RauError
 from rau.evaluation.datasets import find_data
@@ -66,24 +66,8 @@ def measured(arguments: Namespace, folder: Path) -> tuple[dict[str, dict[str, fl
     return rows, seconds
 
 
-def parser() -> ArgumentParser:
-    made = ArgumentParser(description=__doc__)
-    made.add_argument("--quick", action="store_true", help="two tiny steps of each run, on random anatomies")
-    made.add_argument("--check", action="store_true", help="exit with 1 when the runs had not the same time")
-    made.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
-    made.add_argument("--model", default="rau-mini", help="the model whose VLM the runs go on from")
-    made.add_argument("--folder", type=Path, default=Path("runs"), help="where the runs lie, as described-SHARE")
-    made.add_argument("--minutes", type=float, default=8.0, help="processor time of each run (default 8)")
-    made.add_argument("--rate", type=float, default=6e-4, help="highest learning rate (default 6e-4)")
-    made.add_argument("--data", type=Path, default=None, help="folder of the labelled sets (default: RAU_DATA)")
-    made.add_argument("--anatomies", type=int, default=400, help="random anatomies (default 400)")
-    made.add_argument("--cache", type=Path, default=None, help="where these are kept (default: beside the runs)")
-    made.add_argument("--batches", type=int, default=6, help="batches of eight targets of each source (default 6)")
-    return made
-
-
 def main() -> int:
-    arguments = parser().parse_args()
+    arguments = parser(__doc__, minutes=8.0, rate=6e-4, anatomies=400, batches=6).parse_args()
     arguments.data = None if arguments.quick else arguments.data or find_data()
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -190,20 +190,21 @@ def concluded(rows: dict[str, dict[str, float]], seconds: dict[str, float]) -> b
     return abs(whole - parts) <= EQUAL * whole
 
 
-def parser() -> ArgumentParser:
-    made = ArgumentParser(description=__doc__)
+def parser(doc: str | None, minutes: float, rate: float, anatomies: int, batches: int) -> ArgumentParser:
+    """What the scripts that train variants of the VLM take, with their defaults."""
+    made = ArgumentParser(description=doc)
     made.add_argument("--quick", action="store_true", help="two tiny steps of each run, on random anatomies")
     made.add_argument("--check", action="store_true", help="exit with 1 when the runs had not the same time")
     made.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
     made.add_argument("--model", default="rau-mini", help="the model whose VLM the runs go on from")
-    made.add_argument("--folder", type=Path, default=Path("runs"), help="where the runs lie, as routing-NAME")
-    made.add_argument("--minutes", type=float, default=4.0, help="processor time of the routed run (default 4)")
-    made.add_argument("--rate", type=float, default=3e-4, help="highest learning rate (default 3e-4)")
-    made.add_argument("--bf16", action="store_true", help="as in `rau train sft`")
+    made.add_argument("--folder", type=Path, default=Path("runs"), help="where the runs lie, by their names")
+    made.add_argument("--minutes", type=float, default=minutes, help=f"processor time of a run (default {minutes:g})")
+    made.add_argument("--rate", type=float, default=rate, help=f"highest learning rate (default {rate:g})")
     made.add_argument("--data", type=Path, default=None, help="folder of the labelled sets (default: RAU_DATA)")
-    made.add_argument("--anatomies", type=int, default=800, help="random anatomies (default 800)")
+    made.add_argument("--anatomies", type=int, default=anatomies, help=f"random anatomies (default {anatomies})")
     made.add_argument("--cache", type=Path, default=None, help="where these are kept (default: beside the runs)")
-    made.add_argument("--batches", type=int, default=2, help="batches of eight targets of each source (default 2)")
+    told = f"batches of eight targets of each source (default {batches})"
+    made.add_argument("--batches", type=int, default=batches, help=told)
     return made
 
 
@@ -232,7 +233,9 @@ def measured(arguments: Namespace, folder: Path) -> tuple[dict[str, dict[str, fl
 
 
 def main() -> int:
-    arguments = parser().parse_args()
+    options = parser(__doc__, minutes=4.0, rate=3e-4, anatomies=800, batches=2)
+    options.add_argument("--bf16", action="store_true", help="as in `rau train sft`")
+    arguments = options.parse_args()
     arguments.data = None if arguments.quick else arguments.data or find_data()
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from vlm_side import TINY
 
 from rau.models.store import write_model
 from rau.sam.build import build_sam2, mini_overrides
@@ -14,10 +15,8 @@ from rau.training import fusion_objective as objective
 from rau.training.batch import Batch, make_batch
 from rau.training.data import Mixture
 from rau.training.items import Item, draw
-from rau.vlm.build import VlmShape
 from rau.vlm.store import new_reasoner, save_reasoner
 
-TINY = VlmShape(96, 12, 2, 64, 2, 2, 96, (32, 2, 2, 64), 48, (1,))
 SIZE = 64  # of SAM2; the VLM's pictures are of another size
 
 

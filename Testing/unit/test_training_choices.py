@@ -25,14 +25,6 @@ SMALL = {"image_size": 64, "width": 32, "embed_dim": 8, "stages": "1,1,3,1"}
 FAST = {**SMALL, "steps": 3, "frames": 4, "structures": 2, "every": 1, "warmup": 1, "ramp": 2}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def few(monkeypatch):
     """Three anatomies instead of the sets, and a validation that counts up: 0.1, 0.2, ..."""

@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from vlm_side import TINY, square  # noqa: E402
 
 from rau.training.batch import make_batch  # noqa: E402
 from rau.training.data import Anatomies, Layout  # noqa: E402
@@ -18,13 +19,10 @@ from rau.training.sft import SftTraining, shares_of, train  # noqa: E402
 from rau.training.vlm_objective import SftModel, answer_loss  # noqa: E402
 from rau.vlm.answers import parse_boxes, parse_label, parse_segments  # noqa: E402
 from rau.vlm.boxes import Convention  # noqa: E402
-from rau.vlm.build import VlmShape  # noqa: E402
 from rau.vlm.dialogue import ABSENT, token_of  # noqa: E402
 from rau.vlm.heads import Correspondence, CueHeads, HeadsConfig, carried, paired_giou  # noqa: E402
 from rau.vlm.prompts import GRID, MOST  # noqa: E402
 from rau.vlm.store import new_reasoner  # noqa: E402
-
-TINY = VlmShape(96, 12, 2, 64, 2, 2, 96, (32, 2, 2, 64), 48, (1,))
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +37,6 @@ def loaded():
 
 def batch_of(source, seed=0, tasks=4):
     return make_batch(source, (3, seed), Layout(1, 0), tasks, 5, 96)
-
-
-def square(row, column, size=20):
-    mask = np.zeros((96, 96), bool)
-    mask[row : row + size, column : column + size] = True
-    return mask
 
 
 def item(task="segment", absent=False):

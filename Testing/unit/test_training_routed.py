@@ -13,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from vlm_side import TINY, square  # noqa: E402
+
 from rau.errors import InputError  # noqa: E402
 from rau.models.store import find_model  # noqa: E402
 from rau.training.batch import make_batch  # noqa: E402
@@ -21,14 +23,11 @@ from rau.training.items import Item, Structure  # noqa: E402
 from rau.training.routed_items import RoutedItem, asks_of, collate_routed, draw_routed, small  # noqa: E402
 from rau.training.sft import SftTraining, shares_of, train  # noqa: E402
 from rau.training.vlm_objective import SftModel  # noqa: E402
-from rau.vlm.build import VlmShape  # noqa: E402
 from rau.vlm.dialogue import ABSENT, compact, encode, tidy, token_of  # noqa: E402
 from rau.vlm.prompts import GRID, TASKS, question, segment_answer  # noqa: E402
 from rau.vlm.routed_cues import open_routes, route_spots, routed_cues, token_ids  # noqa: E402
 from rau.vlm.routing import ASKS, MODALITIES, UNKNOWN, parse_marked, parse_routed  # noqa: E402
 from rau.vlm.store import load_reasoner, new_reasoner, save_reasoner  # noqa: E402
-
-TINY = VlmShape(96, 12, 2, 64, 2, 2, 96, (32, 2, 2, 64), 48, (1,))
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +38,6 @@ def source():
 @pytest.fixture(scope="module")
 def loaded():
     return new_reasoner(0, TINY)
-
-
-def square(row, column, size=20):
-    mask = np.zeros((96, 96), bool)
-    mask[row : row + size, column : column + size] = True
-    return mask
 
 
 def routed(asks=ASKS, marked=None, modality="ultrasound"):

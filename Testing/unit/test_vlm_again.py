@@ -8,15 +8,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from vlm_side import TINY, picture  # noqa: E402
+
 from rau.vlm import again  # noqa: E402
-from rau.vlm.build import VlmShape  # noqa: E402
 from rau.vlm.dialogue import Dialogue, encode  # noqa: E402
 from rau.vlm.locate import Locator  # noqa: E402
 from rau.vlm.prefix import PrefixCache  # noqa: E402
 from rau.vlm.prompts import GRID, question, segment_answer  # noqa: E402
 from rau.vlm.store import new_reasoner  # noqa: E402
 
-TINY = VlmShape(96, 12, 2, 64, 2, 2, 96, (32, 2, 2, 64), 48, (1,))
 NAMES = ("liver", "left kidney", "a 7th thing")
 TOKENS = TINY.grid**2
 
@@ -26,10 +26,6 @@ def loaded():
     made = new_reasoner(3, TINY)
     made.reasoner.eval().requires_grad_(False)
     return made
-
-
-def picture(seed):
-    return np.random.default_rng(seed).integers(0, 255, (96, 96, 3), dtype=np.uint8)
 
 
 def dialogue(names=NAMES, seed=0, target=2, asked=None):

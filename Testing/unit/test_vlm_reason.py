@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from vlm_side import TINY, lively, masks_of, picture  # noqa: E402
 
 from rau.errors import ModelError  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402
@@ -20,7 +21,6 @@ from rau.models.store import open_model, write_model  # noqa: E402
 from rau.pipeline import segment  # noqa: E402
 from rau.references.reference import Reference  # noqa: E402
 from rau.settings import SegmentSettings  # noqa: E402
-from rau.vlm.build import VlmShape  # noqa: E402
 from rau.vlm.cues import Cue, between  # noqa: E402
 from rau.vlm.dialogue import ABSENT, Dialogue, encode, tidy, token_of  # noqa: E402
 from rau.vlm.locate import Locator  # noqa: E402
@@ -31,29 +31,16 @@ from rau.vlm.store import load_reasoner, new_reasoner, save_reasoner  # noqa: E4
 from rau.vlm.vocabulary import SEG  # noqa: E402
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume  # noqa: E402
 
-TINY = VlmShape(96, 12, 2, 64, 2, 2, 96, (32, 2, 2, 64), 48, (1,))
 NAMES = ("liver", "left kidney", "a 7th thing")
 
 
 @pytest.fixture(scope="module")
 def loaded():
-    made = new_reasoner(3, TINY)
-    with torch.no_grad():  # a random head copies the reference's box: let it move
-        made.reasoner.heads.box[-1].weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
-    made.reasoner.eval().requires_grad_(False)
-    return made
-
-
-def picture(seed):
-    return np.random.default_rng(seed).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    return lively(new_reasoner(3, TINY))
 
 
 def masks(names=NAMES):
-    made = {}
-    for k, name in enumerate(names):
-        made[name] = np.zeros((96, 96), bool)
-        made[name][5 + 6 * k : 25 + 6 * k, 10 + 5 * k : 50] = True
-    return made
+    return masks_of(names, (6, 5))
 
 
 def dialogue(names=NAMES, seed=0):

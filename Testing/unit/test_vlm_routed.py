@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from vlm_side import TINY, lively, masks_of, picture  # noqa: E402
 
 from rau import pipeline  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402
@@ -21,7 +22,6 @@ from rau.pipeline import segment  # noqa: E402
 from rau.references.reference import Reference  # noqa: E402
 from rau.settings import SegmentSettings  # noqa: E402
 from rau.vlm import routed_locate  # noqa: E402
-from rau.vlm.build import VlmShape  # noqa: E402
 from rau.vlm.cues import Cue, between  # noqa: E402
 from rau.vlm.locate import Locator  # noqa: E402
 from rau.vlm.prefix import PrefixCache  # noqa: E402
@@ -33,30 +33,17 @@ from rau.vlm.routing import ASKS, UNKNOWN, Route, RoutedAnswer, write_routed  # 
 from rau.vlm.store import new_reasoner, save_reasoner  # noqa: E402
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume  # noqa: E402
 
-TINY = VlmShape(96, 12, 2, 64, 2, 2, 96, (32, 2, 2, 64), 48, (1,))
 NAMES = ("liver", "spleen")
 ANSWER = RoutedAnswer("magnetic resonance", {"liver": Route(True), "spleen": Route(True, True)})
 
 
 @pytest.fixture(scope="module")
 def loaded():
-    made = open_routes(new_reasoner(3, TINY))
-    with torch.no_grad():  # a random head copies the reference's box: let it move
-        made.reasoner.heads.box[-1].weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
-    made.reasoner.eval().requires_grad_(False)
-    return made
-
-
-def picture(seed):
-    return np.random.default_rng(seed).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    return lively(open_routes(new_reasoner(3, TINY)))
 
 
 def masks(names=NAMES):
-    made = {}
-    for k, name in enumerate(names):
-        made[name] = np.zeros((96, 96), bool)
-        made[name][5 + 3 * k : 25 + 3 * k, 10 + 2 * k : 50] = True
-    return made
+    return masks_of(names, (3, 2))
 
 
 @pytest.fixture

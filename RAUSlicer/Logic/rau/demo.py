@@ -10,6 +10,7 @@ import numpy as np
 
 from rau.commands.progress import Reporter
 from rau.errors import InputError, NothingFoundError
+from rau.evaluation.metrics import dice
 from rau.events import StageEvent
 from rau.settings import SegmentSettings
 
@@ -78,11 +79,6 @@ def measure(reference: Reference, truth: LabelMap, result: SegmentResult) -> lis
         ours, copied = dice(result.labels.array == value, true), dice(reference.labels.array == value, true)
         scores.append(Score(one.structure, True, one.present, ours, copied))
     return scores
-
-
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    """Dice of two masks that are not both empty, 0 to 1."""
-    return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
 
 
 def print_scores(scores: list[Score]) -> None:
