@@ -30,6 +30,7 @@ EXACT, RECOMMENDED = "exact", "recommended"
 TOLERANCE = 1e-3
 WARM = 7  # slices until the ring is full
 SIZED = 4  # structures of the picture of time against pixels
+STEADY = 12  # rows to time, at least: a slice of one structure is quick, and its time wavers
 
 
 def modes(size: int) -> tuple[Mode, ...]:
@@ -86,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
     made.add_argument("--size", type=int, default=512, help="pixels a side that the network sees (default 512)")
     made.add_argument("--structures", default="1,4,16", help="numbers of structures (default 1,4,16)")
-    made.add_argument("--slices", type=int, default=3, help="slices that are timed (default 3)")
+    made.add_argument("--slices", type=int, default=3, help="slices that are timed; more of few structures (default 3)")
     made.add_argument(
         "--pictures", type=Path, metavar="FOLDER", help="also draw time against structures, pixels, slices"
     )
@@ -145,7 +146,7 @@ def main() -> int:
         common.say(f"  {count} structures: largest difference of mask logits {gaps[count]:.1e}")
     seconds, runs = {}, {}
     for count in counts:
-        runs[count] = paces(size, count, slices)
+        runs[count] = paces(size, count, slices if arguments.quick else max(slices, STEADY // count))
         seconds[count] = usual(runs[count])
         told = ", ".join(f"{name} {value:.2f}" for name, value in seconds[count].items())
         common.say(f"  {count} structures, seconds a slice: {told}")

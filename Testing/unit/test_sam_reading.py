@@ -74,8 +74,8 @@ def test_gradients_are_those_of_sam2(reader):
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()))
 
 
-def test_few_queries_keys_and_hidden_rows_at_a_time_change_neither_answer_nor_gradient(reader, monkeypatch):
-    for name, value in (("QUERIES", 24), ("KEYS", 50), ("HIDDEN_ROWS", 10)):
+def test_few_queries_and_keys_at_a_time_change_neither_answer_nor_gradient(reader, monkeypatch):
+    for name, value in (("QUERIES", 24), ("KEYS", 50)):
         monkeypatch.setattr(f"rau.sam.reading.{name}", value)
     given = inputs(reader, 2)
     given = (*given[:3], 40 * given[3])  # places that set scores far apart
@@ -99,14 +99,28 @@ def test_the_size_of_the_groups_changes_nothing(reader, economy):
 def test_a_pooled_token_counts_for_all_that_it_stands_for(reader):
     """Of memory that is the same everywhere, and keys that say nothing, a pool must change nothing."""
     twin = copy.deepcopy(reader)
-    for layer in twin.layers:  # every position has the same score
-        torch.nn.init.zeros_(layer.cross_attn_image.k_proj.weight)
-        torch.nn.init.zeros_(layer.cross_attn_image.k_proj.bias)
+    for attention in (one for layer in twin.layers for one in (layer.cross_attn_image, layer.self_attn)):
+        torch.nn.init.zeros_(attention.k_proj.weight)  # every position has the same score
+        torch.nn.init.zeros_(attention.k_proj.bias)
     curr, memory, place, memory_pos = inputs(twin, 2)
     memory[:-POINTERS] = memory[:1]
     whole = twin(curr, memory, place, memory_pos, POINTERS)
     twin.economy = Economy(pool=2)
     assert torch.allclose(whole, twin(curr, memory, place, memory_pos, POINTERS), atol=1e-4)
+
+
+def test_among_themselves_pooled_positions_are_turned_to_the_middle_of_their_pool(reader):
+    """Of a slice that is the same in each pool but for the rotation, pooling is nearly the same as not pooling."""
+    from rau.sam.reading import Turns, _among_themselves, rotation
+
+    layer, generator = reader.layers[1], torch.Generator().manual_seed(4)
+    coarse = torch.randn(1, reader.d_model, SIDE // 2, SIDE // 2, generator=generator)
+    x = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(2).transpose(1, 2)
+    own, pooled = (rotation(SIDE, one, layer.self_attn) for one in (1, 2))
+    whole, less = (_among_themselves(layer, x, torch.zeros_like(x), Turns(own, one, 0)) - x for one in (own, pooled))
+    swapped = _among_themselves(layer, x, torch.zeros_like(x), Turns(own, pooled.flip(0), 0)) - x
+    assert (less - whole).norm() < 0.2 * whole.norm()
+    assert (less - whole).norm() < (swapped - whole).norm()
 
 
 def test_pooling_is_left_out_where_the_side_does_not_divide(reader):

@@ -20,16 +20,16 @@ from sam2.modeling.memory_attention import MemoryAttention
 from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor
 
-QUERIES, KEYS = 512, 1024  # positions, and memory tokens, whose scores are held at once on a CPU
-HIDDEN_ROWS = 256  # positions whose hidden units are held at once on a CPU
+QUERIES, KEYS = 512, 512  # positions, and memory tokens, whose scores are held at once on a CPU
 
 
 @dataclass(frozen=True)
 class Economy:
     """What reading memory may save. The default saves nothing that changes an answer.
 
-    pool: memory positions a side that become one (their mean; it counts for all of them). half: bfloat16 in matrix
-    products. rows: rows in a group; 0: all on a GPU, one after the other on a CPU.
+    pool: positions a side that become one (their mean; it counts for all of them), of remembered slices, and of the
+    slice itself where it is what its own positions attend to. half: bfloat16 in matrix products. rows: rows in a group;
+    0: all on a GPU, one after the other on a CPU.
     """
 
     pool: int = 1
@@ -96,7 +96,7 @@ class MemoryReader(MemoryAttention):
         """Whether all layers are what the shipped configurations of SAM2 have."""
         kinds = [(layer.self_attn, layer.cross_attn_image) for layer in self.layers]
         plain = all(isinstance(one, RoPEAttention) and one.num_heads == 1 for pair in kinds for one in pair)
-        return plain and self.batch_first
+        return plain and self.batch_first and len({_waves(one) for pair in kinds for one in pair}) == 1
 
     def _read(
         self, x: Tensor, place: Tensor, memory: Tensor, memory_pos: Tensor, turns: list[Turns], weight: float
@@ -107,11 +107,11 @@ class MemoryReader(MemoryAttention):
         """
         placed = memory + memory_pos
         for number, layer in enumerate(self.layers):
-            x = layer._forward_sa(x, place) if number else x
+            x = _among_themselves(layer, x, place, turns[number]) if number else x
             asked = layer.norm2(x) + place if layer.pos_enc_at_cross_attn_queries else layer.norm2(x)
             keys = placed if layer.pos_enc_at_cross_attn_keys else memory
             x = x + _cross(layer.cross_attn_image, asked, keys, memory, turns[number], weight)
-            x = x + _fed_forward(layer, layer.norm3(x))
+            x = x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
         return x
 
 
@@ -153,14 +153,36 @@ class Turns:
     spatial: int
 
 
+def _waves(attention: Any) -> tuple[int, float]:
+    """Channels of the rotary encoding, and its base."""
+    return attention.internal_dim, attention.compute_cis.keywords["theta"]
+
+
 def rotation(side: int, pool: int, attention: Any) -> Tensor:
     """(T / pool^2, C / 2) complex: the rotary encoding at the middle of pooled positions, `side` positions a side."""
     line = (torch.arange(side // pool, dtype=torch.float32) + 0.5) * pool - 0.5
-    dim, theta = attention.internal_dim, attention.compute_cis.keywords["theta"]
+    dim, theta = _waves(attention)
     waves = 1.0 / theta ** (torch.arange(0, dim, 4)[: dim // 4].float() / dim)
     along = torch.outer(line, waves)
     angles = torch.cat([along.repeat(len(line), 1), along.repeat_interleave(len(line), 0)], 1)
     return torch.polar(torch.ones_like(angles), angles)
+
+
+def _among_themselves(layer: Any, x: Tensor, place: Tensor, turns: Turns) -> Tensor:
+    """The layer's self-attention of (B, T, C), to pooled positions where memory is pooled."""
+    pool = math.isqrt(len(turns.own) // len(turns.pooled))
+    if pool == 1:
+        return layer._forward_sa(x, place)
+    attention, asked = layer.self_attn, layer.norm1(x)
+    spans = _Spans(x.shape[1], x.shape[1])
+    values = spans.pooled(asked, pool)
+    if layer.pos_enc_at_attn:
+        asked = asked + place
+    q, k = attention.q_proj(asked).float(), attention.k_proj(spans.pooled(asked, pool)).float()
+    _turn(q, turns.own)
+    _turn(k, turns.pooled)
+    seen = F.scaled_dot_product_attention(q[:, None], k[:, None], attention.v_proj(values).float()[:, None])
+    return x + attention.out_proj(seen[:, 0])
 
 
 def _cross(attention: Any, asked: Tensor, keys: Tensor, values: Tensor, turns: Turns, weight: float) -> Tensor:
@@ -211,9 +233,3 @@ def _attended(q: Tensor, k: Tensor, values: Tensor, spatial: int, weight: float)
 
 def _spans(start: int, stop: int) -> list[slice]:
     return [slice(one, min(one + KEYS, stop)) for one in range(start, stop, KEYS)]
-
-
-def _fed_forward(layer: Any, x: Tensor) -> Tensor:
-    """The layer's two linear maps of (B, T, C); on a CPU of some positions at a time, as the hidden units are many."""
-    size = HIDDEN_ROWS if x.device.type == "cpu" else x.shape[1]
-    return torch.cat([layer.linear2(layer.activation(layer.linear1(part))) for part in x.split(size, 1)], 1)
