@@ -102,10 +102,11 @@ def targets(rows: Sequence[Row], parts: Sequence[str]) -> list[tuple[str, float 
     if "prototype" in parts:
         flat, deep = [row for row in rows if not row.volume], [row for row in rows if row.volume]
         deep = [row for row in deep if variants.ADAM in row.dice]
-        best = variants.BEST_ALONE
-        found.append(("adaptation alone over copying, pictures", gain(flat, best, variants.COPYING), OVER_COPYING))
-        found.append(("adaptation alone over copying, volumes", gain(deep, best, variants.COPYING), 0.0))
-        found.append(("adaptation alone over ConvexAdam, volumes", gain(deep, best, variants.ADAM), 0.0))
+        of_pictures, of_volumes = (variants.BEST_ALONE[volume] for volume in (False, True))
+        told = "adaptation alone over"
+        found.append((f"{told} copying, pictures", gain(flat, of_pictures, variants.COPYING), OVER_COPYING))
+        found.append((f"{told} copying, volumes", gain(deep, of_volumes, variants.COPYING), 0.0))
+        found.append((f"{told} ConvexAdam, volumes", gain(deep, of_volumes, variants.ADAM), 0.0))
     return found
 
 
@@ -124,9 +125,11 @@ def concluded(rows: Sequence[Row], seconds: dict[str, list[float]], parts: Seque
             common.say(f"  {word}: {told}: {figure:+.3f}, at least {least:+.3f}")
     change = gain(rows, variants.TWO, variants.ONE)
     figures = [f"closer look {change:+.3f} Dice"] if change is not None else []
-    alone = averaged(rows, variants.BEST_ALONE)
-    if alone is not None:
-        figures.append(f"adaptation alone {alone:.3f}, copying {averaged(rows, variants.COPYING):.3f}")
+    for volume, kind in ((False, "pictures"), (True, "volumes")):
+        some = [row for row in rows if row.volume == volume]
+        alone, copying = averaged(some, variants.BEST_ALONE[volume]), averaged(some, variants.COPYING)
+        if alone is not None and copying is not None:
+            figures.append(f"{kind}: adaptation alone {alone:.3f}, copying {copying:.3f}")
     common.say(f"{'; '.join(figures)}; {len({(row.group, row.pair) for row in rows})} pairs")
     return int(check and change is not None and change < -LOSS)
 

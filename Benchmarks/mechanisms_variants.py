@@ -36,8 +36,12 @@ ALONE = {
     "points, registered": Way("registered", "points"),
     "points, registered, first form": Way("registered", "points", first=True),
 }
-BEST_ALONE = "filters, registered"
-ADDED = {"added, filters": BEST_ALONE, "added, Gaussian": "odds, Gaussian", "added, registered": "odds, registered"}
+BEST_ALONE = {False: "filters, registered", True: "odds, registered"}  # of pictures, of volumes: by validation tasks
+ADDED = {
+    "added, filters": "filters, registered",
+    "added, Gaussian": "odds, Gaussian",
+    "added, registered": "odds, registered",
+}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rau.volume.volume import Geometry, LabelMap, Structure
 
 
 def row(group="set", pair="a", share=0.01, volume=False, **dice):
-    names = {"one": ONE, "two": TWO, "alone": BEST_ALONE, "copy": COPYING, "adam": ADAM}
+    names = {"one": ONE, "two": TWO, "alone": BEST_ALONE[volume], "copy": COPYING, "adam": ADAM}
     return Row(group, pair, "liver", volume, share, {names[key]: value for key, value in dice.items()})
 
 
@@ -32,6 +32,13 @@ def test_adaptation_is_judged_against_convex_adam_where_that_runs():
     rows = [row(alone=0.5, copy=0.3), row("volumes", volume=True, alone=0.7, copy=0.6, adam=0.72)]
     figures = [figure for _, figure, _ in mechanisms.targets(rows, ("prototype",))]
     assert figures == pytest.approx([0.2, 0.1, -0.02])
+
+
+def test_the_last_line_tells_pictures_and_volumes_apart(capsys):
+    rows = [row(alone=0.5, copy=0.3), row("volumes", volume=True, alone=0.7, copy=0.6)]
+    assert mechanisms.concluded(rows, {}, ("prototype",), True) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("pictures: adaptation alone 0.500, copying 0.300; volumes: adaptation alone 0.700, copying")
 
 
 @pytest.mark.parametrize(("two", "check", "status"), [(0.4, True, 1), (0.4, False, 0), (0.6, True, 0)])
