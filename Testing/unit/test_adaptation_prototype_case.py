@@ -81,6 +81,19 @@ def test_filters_find_what_looks_alike_wherever_it_lies_and_need_no_network(engi
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
 
 
+def test_filters_of_few_slices_are_held_however_long_the_volume(engine, monkeypatch):
+    monkeypatch.setattr("rau.adaptation.prototype_case.KEPT", 5)
+    case = case_of(engine, [body(slices=20)], body(slices=20, seed=1))
+    one = Prototypes(engine.segmenter, case, case.planes[0])
+    kept = []
+    for t in range(20):
+        first = one.filters(None, t)
+        assert one.filters(None, t) is first
+        one.discriminant(one.near(t, 1), 1)
+        kept.append(len(one._filtered))
+    assert max(kept) == 5
+
+
 def test_likeness_counts_more_where_registration_says_less(engine):
     target = body(seed=1, moved=6)
     case = case_of(engine, [body()], target, "auto")

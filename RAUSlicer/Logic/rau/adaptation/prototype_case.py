@@ -32,6 +32,7 @@ SHOWN = 3  # slices of a reference that a prototype is the mean of
 REACH = 0.35  # of a structure's own extent, as `rau.sam.propagation.Recipe.reach`
 FAINT = 0.02  # the place is never surer than this, or 1 - this
 CLEAR = 0.5  # deviations by which a position must be more alike than the mean to speak for the structure
+KEPT = 16  # slices whose filters are held at once: 5 MB each, 18 of large pictures in colours
 COUNTS, SURE = 3.0, 1.1  # of the filters' log-odds: COUNTS * their reliability * (SURE - trust in the place)
 
 
@@ -92,14 +93,15 @@ class Prototypes:
         images = self.plane.images if match is None else match.reference.images
         key = (-1 if match is None else match.number, index)
         if key not in self._filtered:
-            if match is None:  # the target's slices are done one after the other
-                self._filtered = {one: kept for one, kept in self._filtered.items() if one[0] >= 0}
             references = [one.reference.images for one in self.plane.retrieved]
             colour = all(one.array.ndim == 4 for one in (self.plane.images, *references))
             size = side_of(self.plane.images.frame.shape, len(self.plane.images) == 1)
             pixels = grey(to_square(images[index][None], images.frame, size), colour)
             top, left, height, width = images.frame.pixels(size)
-            self._filtered[key] = filter_bank(pixels)[0][:, top : top + height, left : left + width]
+            found = filter_bank(pixels)[0][:, top : top + height, left : left + width]
+            while len(self._filtered) >= KEPT:
+                del self._filtered[next(iter(self._filtered))]
+            self._filtered[key] = found
         return self._filtered[key]
 
     def discriminant(self, near: Near, value: int) -> tuple[Discriminant | None, float]:
