@@ -1,7 +1,8 @@
 """A process that writes to a bank until it is killed: one line on its output for each thing that is done for good.
 
 `python bank_worker.py BANK ROUNDS SEED` starts ROUNDS such processes, one after another, and kills each at a random
-moment. It forks them, so that the packages are loaded once; what they acknowledge is in BANK.log.
+moment, later on a slow machine. It forks them, so that the packages are loaded once; what they acknowledge is in
+BANK.log.
 """
 
 from __future__ import annotations
@@ -52,12 +53,15 @@ def main(root: Path, rounds: int, seed: int) -> None:
     rng = random.Random(seed)
     bank = Bank.create(root)
     bank.remove(bank.add(tiny(0)).id)  # loads what is needed before the first fork
+    start = time.perf_counter()
+    bank.remove(bank.add(tiny(1)).id)
+    usual = time.perf_counter() - start  # of an addition and a removal, here and now
     log = os.open(f"{root}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in range(rounds):
         child = os.fork()
         if child == 0:
             write_for_ever(root, log, seed * 1000 + number)
-        time.sleep(rng.uniform(0.001, 0.08))
+        time.sleep(rng.uniform(0.02, 4) * usual)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
