@@ -27,9 +27,10 @@ from hypothesis import settings
 
 from rau.evaluation.datasets import find_data
 
-# The same examples each time: whether a change lands does not hang on luck. `make explore` draws new ones.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("explore", derandomize=False, print_blob=True)
+# The same examples each time, however slow the machine: whether a change lands does not hang on luck. `make explore`
+# draws new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile("same")
 
 
