@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import common
-from mechanisms_routing import is_done, parser, sources_of
+from mechanisms_routing import is_done, options_of, sources_of
 
 from rau.errors import RauError
 from rau.evaluation.datasets import find_data
@@ -67,7 +67,7 @@ def measured(arguments: Namespace, folder: Path) -> tuple[dict[str, dict[str, fl
 
 
 def main() -> int:
-    arguments = parser(__doc__, minutes=8.0, rate=6e-4, anatomies=400, batches=6).parse_args()
+    arguments = options_of(__doc__, minutes=8.0, rate=6e-4, anatomies=400, batches=6).parse_args()
     arguments.data = None if arguments.quick else arguments.data or find_data()
     try:
         with tempfile.TemporaryDirectory() as scratch:

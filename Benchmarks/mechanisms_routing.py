@@ -190,7 +190,7 @@ def concluded(rows: dict[str, dict[str, float]], seconds: dict[str, float]) -> b
     return abs(whole - parts) <= EQUAL * whole
 
 
-def parser(doc: str | None, minutes: float, rate: float, anatomies: int, batches: int) -> ArgumentParser:
+def options_of(doc: str | None, minutes: float, rate: float, anatomies: int, batches: int) -> ArgumentParser:
     """What the scripts that train variants of the VLM take, with their defaults."""
     made = ArgumentParser(description=doc)
     made.add_argument("--quick", action="store_true", help="two tiny steps of each run, on random anatomies")
@@ -205,6 +205,12 @@ def parser(doc: str | None, minutes: float, rate: float, anatomies: int, batches
     made.add_argument("--cache", type=Path, default=None, help="where these are kept (default: beside the runs)")
     told = f"batches of eight targets of each source (default {batches})"
     made.add_argument("--batches", type=int, default=batches, help=told)
+    return made
+
+
+def parser() -> ArgumentParser:
+    made = options_of(__doc__, minutes=4.0, rate=3e-4, anatomies=800, batches=2)
+    made.add_argument("--bf16", action="store_true", help="as in `rau train sft`")
     return made
 
 
@@ -233,9 +239,7 @@ def measured(arguments: Namespace, folder: Path) -> tuple[dict[str, dict[str, fl
 
 
 def main() -> int:
-    options = parser(__doc__, minutes=4.0, rate=3e-4, anatomies=800, batches=2)
-    options.add_argument("--bf16", action="store_true", help="as in `rau train sft`")
-    arguments = options.parse_args()
+    arguments = parser().parse_args()
     arguments.data = None if arguments.quick else arguments.data or find_data()
     try:
         with tempfile.TemporaryDirectory() as scratch:
