@@ -16,6 +16,7 @@ from rau_tasks import Group, present_of, to_boxes
 
 from rau.matching.transport import match_boxes
 from rau.training.items import Item, place_of
+from rau.training.lessons import thought_of
 from rau.training.rewards import average_precision_50
 from rau.vlm.answers import AnswerError, parse_label, write_label
 from rau.vlm.asking import boxes_in_words
@@ -144,7 +145,7 @@ def word_boxes(loaded: Loaded, items: Sequence[Item]) -> tuple[list[Item], list[
 def name_probabilities(loaded: Loaded, item: Item) -> np.ndarray:
     """(N, M): how likely each name is the answer when a region that the target shows is marked; rows sum to 1.
 
-    The likelihoods of whole answers, teacher-forced with the thought that names the region's place, over the names.
+    The likelihoods of whole answers (the region's place, then the colour and the name of each), over the names.
     The prompt of a region is computed once for all names.
     """
     from transformers import DynamicCache
@@ -162,7 +163,8 @@ def name_probabilities(loaded: Loaded, item: Item) -> np.ndarray:
     prompt = prompt.masked_scatter(kinds.bool()[..., None], seen.to(prompt.dtype))
     states = DynamicCache()
     out = base.language_model(inputs_embeds=prompt, position_ids=positions, cache=states, use_cache=True)
-    texts = [write_label(name, think=place_of(item.structures[k].target)) + END for k in present for name in names]
+    places = [place_of(item.structures[k].target) for k in present]
+    texts = [write_label(name, thought_of(place, i, name)) + END for place in places for i, name in enumerate(names)]
     told = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
     tokens, counted = told["input_ids"], told["attention_mask"]
     states.batch_repeat_interleave(len(names))

@@ -47,7 +47,7 @@ def test_the_answer_describes_the_region_and_is_read_all_the_same(batch):
         region_ = one.structures[one.marked]
         assert one.thought == described(one.pictures[1], region_.target) and "% of the picture" in one.thought
         answer = one.answer(False)
-        assert f"<think>{one.thought}</think>" in answer
+        assert f"<think>{one.thought}, " in answer
         assert parse_label(answer, one.names) == region_.name
         assert one.thought not in one.question(), "what is asked gives nothing away"
 

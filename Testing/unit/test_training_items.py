@@ -164,10 +164,10 @@ def test_no_token_but_the_answers_counts(loaded):
     ready = collate([item("label")], loaded.processor, loaded.cells, np.random.default_rng(0))
     with torch.no_grad():
         reading = loaded.reasoner.read(ready["inputs"])
-        whole = answer_loss(loaded.reasoner, reading, ready["labels"])
+        whole = answer_loss(loaded.reasoner, reading.hidden, ready["labels"])
         start = int((ready["labels"][0] >= 0).nonzero()[0])
         reading.hidden[0, : start - 1] = 0
-        assert torch.allclose(answer_loss(loaded.reasoner, reading, ready["labels"]), whole)
+        assert torch.allclose(answer_loss(loaded.reasoner, reading.hidden, ready["labels"]), whole)
 
 
 def test_shares_of_the_tasks_are_read_strictly():

@@ -113,7 +113,7 @@ def ask(loaded: Loaded, batch: Batch, items: Sequence[Item], two_way: TwoWay = "
     if with_ce:
         here = torch.tensor([one.box is not None for one in structures], dtype=torch.bool)
         labels = labels_of(encoded, here, token_of(loaded.processor.tokenizer, ABSENT))
-        ce = answer_loss(reasoner, reading, labels)
+        ce = answer_loss(reasoner, reading.hidden, labels)
     rows, names = torch.tensor(rows_of(batch, items)), tuple(one.name for one in structures)
     return Told(rows, names, cues.states, cues.presence.detach(), cues.boxes.detach(), target, ce)
 

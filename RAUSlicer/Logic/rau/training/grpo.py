@@ -40,7 +40,7 @@ from rau.vlm.prompts import TASKS, Task, messages
 from rau.vlm.store import RECORD, Loaded, load_reasoner, save_reasoner
 
 POOL = 1 << 16  # questions before they begin again
-MOST_TOKENS: dict[Task, int] = {"label": 24, "boxes": 128, "segment": 96}
+MOST_TOKENS: dict[Task, int] = {"label": 40, "boxes": 128, "segment": 96}
 LOGGED = ("loss", "reward", "reward_std", "quality", "valid", "kl", "completions/mean_length", "step_time")
 ADAPTED = ["q_proj", "k_proj", "v_proj", "o_proj"]  # of the language model
 

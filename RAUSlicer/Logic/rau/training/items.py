@@ -16,6 +16,7 @@ import torch
 
 from rau.training.batch import Batch
 from rau.training.data import Rng
+from rau.training.lessons import thought_of
 from rau.vlm.answers import write_boxes, write_label, write_segments
 from rau.vlm.boxes import Box, Convention, box_of_mask
 from rau.vlm.dialogue import ABSENT, Dialogue, Encoded, encode, token_of
@@ -52,7 +53,7 @@ class Item:
     """A dialogue and what is true of it. pictures: reference and target, (S, S, 3) uint8. marked: index, or None.
 
     drawn: its task in the batch that it was drawn from. thought: what the answer of a labelling item says of the marked
-    region before it names it; "": where it lies.
+    region before its line of the legend; "": where it lies.
     """
 
     task: Task
@@ -82,8 +83,10 @@ class Item:
             return write_segments({one.name: forced or one.box is not None for one in self.structures})
         if self.task == "boxes":
             return write_boxes({one.name: one.box for one in self.structures}, convention)
-        chosen = self.structures[self.marked or 0]
-        return write_label(chosen.name, think=self.thought or place_of(chosen.target))
+        marked = self.marked or 0
+        chosen = self.structures[marked]
+        where = self.thought or place_of(chosen.target)
+        return write_label(chosen.name, think=thought_of(where, marked, chosen.name))
 
     def dialogue(self, forced: bool = True, answered: bool = True, convention: Convention = GRID) -> Dialogue:
         """convention: how the backend writes boxes."""

@@ -24,9 +24,10 @@ from rau.models.store import find_model
 from rau.sam.pixels import normalise
 from rau.training import checkpoint
 from rau.training.batch import make_batch
-from rau.training.data import Layout, Mixture
+from rau.training.data import Layout, Mixture, Rng
 from rau.training.feeding import checked
 from rau.training.items import collate, draw, painted
+from rau.training.lessons import read_batch
 from rau.training.precision import bfloat16
 from rau.training.routed_items import asks_of, collate_routed, draw_routed
 from rau.training.routed_validation import validate_routed
@@ -35,11 +36,15 @@ from rau.training.sets import Mixtures, mixtures
 from rau.training.vlm_objective import SftModel, Sight
 from rau.training.vlm_validation import validate
 from rau.vlm.prompts import Task
+from rau.vlm.reader import open_reader
 from rau.vlm.routed_cues import open_routes, token_ids
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
 
-PARTS = ("sight", "answer", "colours", "mask", "box")  # of the loss
+PARTS = ("sight", "reading", "answer", "colours", "mask", "box")  # of the loss
 Kind = Task | Literal["routed"]  # of items
+REPEATING = 0.5  # of the lessons in reading at the beginning: how much of them is repeating alone
+READ_ON = 0.1  # share of the later steps that are lessons in reading
+MOMENT = 0.98  # of squared gradients: the large ones of a model that was just opened for reading are soon forgotten
 ENDLESS = 10**7  # steps, for runs that end by the clock
 
 
@@ -51,11 +56,13 @@ class SftTraining:
     (`rau.vlm.large`) to train an adapter of instead. data: folder of the labelled sets. steps: optimiser steps in all;
     minutes: training time in all instead, which the learning rate then follows (0: the steps count). dialogues: in a
     step. structures: at most so many of each. sight: fraction of the run for the vision tower alone, against the
-    features of the segmenter of `teacher`. ramp: fraction over which the tasks grow from easy to hard. shares: of
-    segment, label and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box, outline and
-    look. described: share of the label items whose answer first says how the region looks, in words measured from its
-    mask, instead of where it lies. every: steps between validations; 0: none, the reasoner is kept at the end. bf16:
-    forward pass in bfloat16.
+    features of the segmenter of `teacher`. reading: fraction of the run, before that, in which the language model
+    alone learns to read (`rau.training.lessons`); a small model is opened for it (`rau.vlm.reader`), and later steps
+    have some such lessons too. ramp: fraction over which the tasks grow from easy to hard. shares: of segment, label
+    and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box, outline and look.
+    described: share of the label items whose answer first says how the region looks, in words measured from its mask,
+    instead of where it lies. every: steps between validations; 0: none, the reasoner is kept at the end. bf16: forward
+    pass in bfloat16.
     anatomies: random anatomies in the pool; cache: where they are kept. workers: processes that make the items ahead.
     cpu_time: training time is the processor's, of
     all threads.
@@ -71,6 +78,7 @@ class SftTraining:
     dialogues: int = 8
     structures: int = 6
     sight: float = 0.12
+    reading: float = 0.0
     ramp: float = 0.4
     shares: str = "0.6,0.25,0.15"
     asks: str = "name,box,outline,look"
@@ -147,6 +155,8 @@ class Run:
         self.clock = Clock(self.folder / "seconds", time.process_time if settings.cpu_time else time.perf_counter)
         self.shares, self.asks = shares_of(settings.shares), asks_of(settings.asks)
         self.loaded = self._begin()
+        if settings.reading and not settings.large:
+            open_reader(self.loaded.reasoner.base)
         if "routed" in self.shares:
             self.loaded = open_routes(self.loaded) if not settings.large else replace(self.loaded, routes=True)
         ids = token_ids(self.loaded.processor.tokenizer)
@@ -189,12 +199,20 @@ class Run:
 
     def looking(self, step: int) -> bool:
         """Whether the vision tower still learns alone."""
-        return self.segmenter is not None and self.done(step) < self.settings.sight
+        return self.segmenter is not None and self.done(step) - self.settings.reading < self.settings.sight
+
+    def reading(self, step: int, rng: Rng) -> bool:
+        """Whether a step is a lesson in reading: all of them at first, then now and then."""
+        share = self.settings.reading
+        return share > 0 and (self.done(step) < share or rng.random() < READ_ON)
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
         """The data of a step, by its number alone (and, where the clock counts, by how far the run is)."""
         step = indices[0] // self.settings.dialogues
         rng = np.random.default_rng([self.settings.seed, step, 11])
+        if self.reading(step, rng):
+            first = self.done(step) < REPEATING * self.settings.reading
+            return read_batch(self.loaded.processor, self.loaded.convention, len(indices), rng, first)
         looking = self.looking(step)
         difficulty = min(1.0, self.done(step) / max(self.settings.ramp, 1e-6))
         source: Mixture = self.sources.hard if difficulty >= 1 else self.sources.easy
@@ -247,6 +265,12 @@ class SftTrainer(ByClock, Trainer):  # type: ignore[misc, unused-ignore]
     """Trainer whose rate may follow the clock, and whose first part trains the vision tower alone."""
 
     run: Run
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A table that reads and writes words is kept once; safetensors takes no tensor twice."""
+        once = {value.data_ptr(): name for name, value in reversed(self.model.state_dict().items())}
+        kept = {name: value for name, value in self.model.state_dict().items() if once[value.data_ptr()] == name}
+        super()._save(output_dir, kept)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
         told, laid = inputs.pop("told", None), inputs.pop("painted", None)
@@ -342,6 +366,7 @@ def train(settings: SftTraining, sources: Mixtures | None = None) -> Iterator[di
         max_steps=length,
         learning_rate=settings.rate,
         weight_decay=0.01,
+        adam_beta2=MOMENT,
         max_grad_norm=1.0,
         logging_steps=100,
         save_strategy="no",

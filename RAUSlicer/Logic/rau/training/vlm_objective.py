@@ -15,7 +15,7 @@ from torch import nn
 
 from rau.training.precision import bfloat16
 from rau.vlm.heads import paired_giou
-from rau.vlm.model import CueTensors, Reading, Reasoner
+from rau.vlm.model import CueTensors, Reasoner
 from rau.vlm.prompts import MOST
 from rau.vlm.routed_cues import RoutedTensors, routed_cues
 
@@ -28,16 +28,22 @@ class SftModel(nn.Module):
     routed items.
     """
 
+    _keys_to_ignore_on_save = None  # what `Trainer` asks of a model whose checkpoint lacks a tensor that is another one
+
     def __init__(self, reasoner: Reasoner, bf16: bool = False, ids: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self.reasoner, self.bf16, self.ids = reasoner, bf16, dict(ids or {})
         self.parts: dict[str, float] = {}
 
     def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
-        """batch: of `rau.training.items.collate`, or of `rau.training.routed_items.collate_routed`."""
+        """batch: of `rau.training.items.collate`, `rau.training.routed_items.collate_routed`, or
+        `rau.training.lessons.read_batch`.
+        """
+        if "text" in batch:
+            return {"loss": self.lesson(batch["text"], batch["labels"])}
         with bfloat16(self.bf16, batch["labels"].device.type):
             reading = self.reasoner.read(batch["inputs"])
-        losses = {"answer": answer_loss(self.reasoner, reading, batch["labels"])}
+        losses = {"answer": answer_loss(self.reasoner, reading.hidden, batch["labels"])}
         fields = self.reasoner.heads.fields(reading.target)
         losses["colours"] = colour_loss(self.reasoner.heads.colours(fields), batch["colours"])
         if "routed" in batch:
@@ -48,11 +54,19 @@ class SftModel(nn.Module):
         self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum()}
 
+    def lesson(self, text: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of what a lesson in reading has learnt; the vision tower does not run."""
+        with bfloat16(self.bf16, labels.device.type):
+            hidden = self.reasoner.base.model(**text).last_hidden_state
+        loss = answer_loss(self.reasoner, hidden.float(), labels)
+        self.parts = {"reading": float(loss.detach())}
+        return loss
 
-def answer_loss(reasoner: Reasoner, reading: Reading, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the answers' tokens. labels: (B, L), -100 elsewhere."""
+
+def answer_loss(reasoner: Reasoner, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the answers' tokens. hidden: (B, L, H); labels: (B, L), -100 elsewhere."""
     rows, columns = torch.nonzero(labels[:, 1:] >= 0, as_tuple=True)
-    return F.cross_entropy(reasoner.logits(reading.hidden[rows, columns]), labels[rows, columns + 1])
+    return F.cross_entropy(reasoner.logits(hidden[rows, columns]), labels[rows, columns + 1])
 
 
 def colour_loss(logits: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:

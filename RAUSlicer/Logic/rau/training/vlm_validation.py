@@ -9,6 +9,7 @@ from rau.training.batch import make_batch
 from rau.training.data import Layout, Mixture
 from rau.training.items import collate, draw
 from rau.training.vlm_objective import CUED, answer_loss
+from rau.vlm.dialogue import token_of
 from rau.vlm.store import Loaded
 
 
@@ -21,7 +22,7 @@ def paired_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def validate(loaded: Loaded, source: Mixture, batches: int = 3, dialogues: int = 8) -> dict[str, float]:
-    """Means over the sources of: labelling accuracy (all answer tokens right, teacher-forced), presence (balanced
+    """Means over the sources of: labelling accuracy (`right_answers`), presence (balanced
     accuracy), IoU of boxes beside copying the reference's, Dice of the coarse masks.
     """
     from accelerate.utils import send_to_device
@@ -48,7 +49,7 @@ def validate(loaded: Loaded, source: Mixture, batches: int = 3, dialogues: int =
                 if task == "label":
                     note("label", right_answers(loaded, reading.hidden, ready["labels"]))
                     continue
-                note("loss", [float(answer_loss(loaded.reasoner, reading, ready["labels"]))])
+                note("loss", [float(answer_loss(loaded.reasoner, reading.hidden, ready["labels"]))])
                 cues = loaded.reasoner.cues(reading, *(ready[key] for key in CUED))
                 here = ready["present"]
                 presence += list(zip((cues.presence > 0).tolist(), here.tolist()))
@@ -66,13 +67,16 @@ def validate(loaded: Loaded, source: Mixture, batches: int = 3, dialogues: int =
 
 
 def right_answers(loaded: Loaded, hidden: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    """1 for each dialogue whose answer part would be written without a fault; what is thought before does not count."""
-    said = loaded.reasoner.logits(hidden[:, :-1]).argmax(-1)
-    begin = loaded.processor.tokenizer.convert_tokens_to_ids("<answer>")
+    """1 for each dialogue whose region would be named without a fault, given what is thought of its place or looks:
+    its line of the legend (from the last comma of the thought on) and the answer.
+    """
+    said, words = loaded.reasoner.logits(hidden[:, :-1]).argmax(-1), loaded.processor.tokenizer
+    begin, comma = words.convert_tokens_to_ids("<answer>"), token_of(words, ",")
     right = []
     for row in range(len(labels)):
         wanted = labels[row, 1:]
-        start = int(torch.nonzero(wanted == begin)[0, 0]) + 1
-        part = (torch.arange(len(wanted)) >= start) & (wanted >= 0)
+        answer = int(torch.nonzero(wanted == begin)[0, 0])
+        start = int(torch.nonzero(wanted[:answer] == comma)[-1, 0]) + 1
+        part = (torch.arange(len(wanted), device=wanted.device) >= start) & (wanted >= 0)
         right.append(float((said[row][part] == wanted[part]).all()))
     return right
