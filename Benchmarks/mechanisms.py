@@ -115,7 +115,15 @@ def concluded(rows: Sequence[Row], seconds: dict[str, list[float]], parts: Seque
     if "look" in parts:
         print_part(rows, [variants.ONE, *variants.LOOKS], seconds, "Closer look: mean Dice")
     if "prototype" in parts:
-        known = [variants.COPYING, variants.ADAM, variants.PLACE, variants.EXPERT, *variants.ALONE]
+        known = [
+            variants.COPYING,
+            variants.ADAM,
+            variants.PLACE,
+            variants.EXPERT,
+            *variants.ALONE,
+            *variants.BY_ADAM,
+            *variants.BOTH,
+        ]
         print_part(rows, known, seconds, "Adaptation alone: mean Dice")
         print_part(rows, [variants.ONE, *variants.ADDED], seconds, "Adaptation added to the default: mean Dice")
     common.say("Targets")

@@ -36,7 +36,13 @@ ALONE = {
     "points, registered": Way("registered", "points"),
     "points, registered, first form": Way("registered", "points", first=True),
 }
-BEST_ALONE = {False: "filters, registered", True: "odds, registered"}  # of pictures, of volumes: by validation tasks
+BY_ADAM = {
+    "filters, ConvexAdam": Way("registered", looks="filters"),
+    "odds, ConvexAdam": Way("registered"),
+}  # of volumes
+BOTH = {"filters, both": Way("registered", looks="filters"), "odds, both": Way("registered")}  # the mean of both places
+SOFT = 1.0  # voxels: sigma by which ConvexAdam's laid masks become places
+BEST_ALONE = {False: "filters, registered", True: "odds, both"}  # of pictures, of volumes: by validation tasks
 ADDED = {
     "added, filters": "filters, registered",
     "added, Gaussian": "odds, Gaussian",
@@ -139,22 +145,39 @@ def compared(
     if "prototype" in parts:
         forth = case.orientation.forth
         run(COPYING, lambda: forth(copied(reference, target).array))
+        ways, priors = dict(ALONE), dict[str, dict[int, np.ndarray]]()
         if CONVEX_ADAM.takes(target):
             run(ADAM, lambda: forth(CONVEX_ADAM.method(reference, target).array))
+            ways |= BY_ADAM | BOTH
+            laid = softened(found[ADAM], case.values)
+            priors = dict.fromkeys(BY_ADAM, laid) | dict.fromkeys(BOTH, mixed(case, laid))
         run(PLACE, lambda: from_probabilities(first, placed(case)))
         run(EXPERT, lambda: from_probabilities(first, {v: first.guide.candidate(v) for v in first.guide.expected}))
         known: dict[str, dict[int, np.ndarray]] = {}
-        for name, way in ALONE.items():
+        for name, way in ways.items():
 
             def alone(name: str = name, way: Way = way) -> np.ndarray:
-                known[name] = expected_by_prototypes(engine.segmenter, case, way, lambda: None)
+                known[name] = expected_by_prototypes(engine.segmenter, case, way, lambda: None, priors=priors.get(name))
                 return from_probabilities(first, known[name])
 
-            run(name, alone)
+            run(name, alone, seconds[ADAM] if name in priors else 0.0)
         for name, source in ADDED.items():
             run(name, lambda source=source: with_prior(first, known[source]), first.seconds + seconds[source])
     named = {one.value: one for one in case.structures}
     return rows_of(group, pair, truth, {k: case.orientation.back(v) for k, v in found.items()}, named), seconds
+
+
+def softened(labels: np.ndarray, values: Sequence[int]) -> dict[int, np.ndarray]:
+    """Laid labels as places: value -> (S, R, C) float32, 0 to 1."""
+    from scipy.ndimage import gaussian_filter
+
+    return {value: gaussian_filter((labels == value).astype(np.float32), SOFT) for value in values}
+
+
+def mixed(case: Case, laid: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """The mean of the places by the case's own registration and by another; the other's where there is no own."""
+    own = {value: case.prior(value) for value in laid}
+    return {v: place if (mine := own[v]) is None else (place + mine) / 2 for v, place in laid.items()}
 
 
 def placed(case: Case) -> dict[int, np.ndarray]:

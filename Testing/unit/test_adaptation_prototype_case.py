@@ -72,6 +72,19 @@ def test_the_place_decides_where_two_look_alike_and_the_registered_one_follows_t
     assert by_place > inside(registered, Way("gaussian")) > inside(registered, Way("none"))
 
 
+def test_masks_laid_by_another_registration_take_the_place_of_the_cases_own(engine):
+    target = body(seed=1, moved=14)
+    case = case_of(engine, [body()], target)
+    laid = {1: (target.labels.array == 1).astype(np.float32)}
+    found = expected_by_prototypes(engine.segmenter, case, Way("registered"), lambda: None, [1], laid)[1] > 127
+    own = expected_by_prototypes(engine.segmenter, case, Way("registered"), lambda: None, [1])[1] > 127
+
+    def overlap(one):
+        return (one & (laid[1] > 0)).sum() / (laid[1] > 0).sum()
+
+    assert overlap(found) > 0.9 > overlap(own)
+
+
 def test_filters_find_what_looks_alike_wherever_it_lies_and_need_no_network(engine, monkeypatch):
     monkeypatch.setattr(Prototypes, "_features", None)
     target = body(seed=1, moved=14)

@@ -6,7 +6,7 @@ place as the odds before, the likeness as what the slice itself says, by an enco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -65,12 +65,14 @@ Near = list[tuple["Match", int]]  # slices of the references, best first
 
 
 class Prototypes:
-    """The references of one plane, encoded once."""
+    """The references of one plane, encoded once. priors: see `expected_by_prototypes`."""
 
-    def __init__(self, segmenter: Segmenter, case: Case, plane: CasePlane) -> None:
+    def __init__(
+        self, segmenter: Segmenter, case: Case, plane: CasePlane, priors: Mapping[int, np.ndarray] | None = None
+    ) -> None:
         self.segmenter, self.case, self.plane = segmenter, case, plane
         self._encoded: dict[tuple[int, int], Features] = {}
-        self._priors: dict[int, np.ndarray | None] = {}
+        self._priors: dict[int, np.ndarray | None] = dict(priors or {})
         self._filtered: dict[tuple[int, int], torch.Tensor] = {}
         self._told: dict[tuple[int, tuple[tuple[int, int], ...]], tuple[Discriminant | None, float]] = {}
 
@@ -252,17 +254,23 @@ def by_points(one: Prototypes, shown: Shown, features: Features, place: np.ndarr
 
 
 def expected_by_prototypes(
-    segmenter: Segmenter, case: Case, way: Way, go_on: Callable[[], None], values: Sequence[int] | None = None
+    segmenter: Segmenter,
+    case: Case,
+    way: Way,
+    go_on: Callable[[], None],
+    values: Sequence[int] | None = None,
+    priors: Mapping[int, np.ndarray] | None = None,
 ) -> dict[int, np.ndarray]:
     """value -> (S, R, C) uint8, the probability times 255, slice by slice across the acquisition axis.
 
     A structure is 0 where no reference shows it near. Likeness counts the more, the less alike registration made the
-    images. go_on is called between slices, and raises to cancel.
+    images. go_on is called between slices, and raises to cancel. priors: value -> (S, R, C) in 0 to 1, the reference's
+    masks as another registration lays them on the canonical target; they take the place of those of the case.
     """
     import torch
 
     plane = case.planes[0]
-    one = Prototypes(segmenter, case, plane)
+    one = Prototypes(segmenter, case, plane, priors)
     trust = one.trust() if way.place == "registered" else 0.0
     wanted = case.values if values is None else values
     out = {value: np.zeros(case.target.shape[:3], np.uint8) for value in wanted}

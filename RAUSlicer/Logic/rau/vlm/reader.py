@@ -10,8 +10,11 @@ layers look back; the table that reads words is the one that writes them, so tha
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
+Part = Literal["waves", "heads", "table"]
+PARTS: tuple[Part, ...] = ("waves", "heads", "table")
 STILL = (8, 9, 14, 15)  # the slowest waves of rows and of columns, of the 16 of the small model
 NEVER = 1e9  # times slower than a wave would turn
 LOWEST = 2  # layers that have heads that look back
@@ -26,10 +29,11 @@ def is_reader(vlm: Any) -> bool:
     return str(vlm.model.language_model.config.rope_parameters["rope_type"]) == "longrope"
 
 
-def open_reader(vlm: Any) -> None:
+def open_reader(vlm: Any, parts: Sequence[Part] = PARTS) -> None:
     """Open a small Qwen2.5-VL for reading, in place and in what is saved of it; nothing changes where it was before.
 
-    Raises ValueError for one whose heads have not twice as many numbers as the small model has waves.
+    parts: of the three things, for comparison. Raises ValueError for one whose heads have not twice as many numbers as
+    the small model has waves.
     """
     if is_reader(vlm):
         return
@@ -37,12 +41,14 @@ def open_reader(vlm: Any) -> None:
     count = len(text.rotary_emb.inv_freq)
     if count <= max(STILL):
         raise ValueError(f"a head has {2 * count} numbers, {2 * (max(STILL) + 1)} at least are needed")
-    _stand_still(vlm, text, count)
-    for layer in text.layers[:LOWEST]:
+    if "waves" in parts:
+        _stand_still(vlm, text, count)
+    for layer in text.layers[:LOWEST] if "heads" in parts else ():
         for head, back in enumerate(BACK):
             _look_back(layer.self_attn, head, back, text.rotary_emb.inv_freq)
-    vlm.config.tie_word_embeddings = True
-    vlm.lm_head.weight = text.embed_tokens.weight
+    if "table" in parts:
+        vlm.config.tie_word_embeddings = True
+        vlm.lm_head.weight = text.embed_tokens.weight
 
 
 def _stand_still(vlm: Any, text: Any, count: int) -> None:
