@@ -20,7 +20,7 @@ from rau.vlm.reader import PARTS, Part
 STEPS, QUICK_STEPS = 1600, 12
 ROWS, RATE, WARMUP, MOMENT = 16, 1e-3, 50, 0.98
 LAST = 40  # steps that a figure is the mean of
-LEARNT = 0.25  # of guessing's loss: at most, where it can be learnt
+LEARNT = 0.5  # of guessing's loss: at most, where it can be learnt
 WHOLE = "opened for reading"
 
 
@@ -85,7 +85,9 @@ def main() -> int:
     print_table("Repeating", ["begins", f"loss of the last {LAST} steps", "step of a half"], rows)
     common.write_json(arguments.json, {"guessing": guessing, "last": last})
     common.say("loss of repeating: " + ", ".join(f"{name} {loss:.3f}" for name, loss in last.items()))
-    return int(arguments.check and not arguments.quick and last.get(WHOLE, math.inf) > LEARNT * guessing)
+    whole = last.get(WHOLE, math.inf)
+    good = whole <= LEARNT * guessing and whole == min(last.values())
+    return int(arguments.check and not arguments.quick and not good)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 A colour is looked up in the legend in two steps (induction heads; Olsson et al., arXiv:2209.11895): one head carries to
 each token what the tokens before it were, another finds the place that followed the same tokens, and its token is
-written. Neither comes about in the few thousand steps of a small model: with fast waves alone in the rotary positions
-(`rau.vlm.build.VlmShape.theta`) the second head cannot exist, because whatever it looks for turns with the distance. So
-it begins with three things, all in terms of `transformers`' classes: some waves stand still; two heads of the lowest
-layers look back; the table that reads words is the one that writes them, so that what was found can be said.
+written. Neither comes about in the few thousand steps of a small model: where all waves of the rotary positions turn
+fast (`rau.vlm.build.VlmShape.theta`), what the second head looks for counts differently at every distance. So it begins
+with three things, all in terms of `transformers`' classes: some waves stand still; two heads of the lowest layers look
+back; the table that reads words is the one that writes them, so that what was found can be said.
 """
 
 from __future__ import annotations
