@@ -26,6 +26,7 @@ from rau.errors import InputError  # noqa: E402
 from rau.models.store import known_models  # noqa: E402
 from rau.training.fusion_outcome import PART, Fused, checksums_of, save_fusion, segmenter_of  # noqa: E402
 from rau.training.items import Item, Structure, place_of  # noqa: E402
+from rau.training.lessons import thought_of  # noqa: E402
 from rau.vlm.answers import write_label  # noqa: E402
 from rau.vlm.build import VlmShape  # noqa: E402
 from rau.vlm.dialogue import encode  # noqa: E402
@@ -163,8 +164,10 @@ def test_probabilities_are_those_of_whole_answers(loaded):
     found = rau_scores.name_probabilities(loaded, item)
     assert found.shape == (3, 4) and np.allclose(found.sum(1), 1, atol=1e-5)
     asked = replace(item, task="label", marked=1)
-    think = place_of(item.structures[1].target)
-    dialogues = [replace(asked.dialogue(), answer=write_label(name, think=think)) for name in item.names]
+    place = place_of(item.structures[1].target)
+    thoughts = [thought_of(place, k, name) for k, name in enumerate(item.names)]
+    answers = [write_label(name, think=thought) for name, thought in zip(item.names, thoughts)]
+    dialogues = [replace(asked.dialogue(), answer=answer) for answer in answers]
     with torch.inference_mode():
         encoded = encode(loaded.processor, dialogues)
         said = loaded.reasoner.logits(loaded.reasoner.read(encoded.inputs).hidden).log_softmax(-1)
