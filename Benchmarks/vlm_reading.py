@@ -75,6 +75,8 @@ def main() -> int:
     wanted = {
         name: parts for name, parts in variants().items() if not arguments.only or name in arguments.only.split(",")
     }
+    if not wanted:
+        parser.error(f"--only takes some of: {', '.join(variants())}")
     rows: list[list[Cell]] = []
     last, guessing = {}, 0.0
     for name, parts in wanted.items():

@@ -16,7 +16,7 @@ import torch
 from rau.training.data import Rng
 from rau.vlm.answers import write_boxes, write_label
 from rau.vlm.boxes import Box, Convention
-from rau.vlm.prompts import MOST, legend, question
+from rau.vlm.prompts import GRID, MOST, legend, question
 from rau.vlm.vocabulary import COLOURS, END, NAMES
 
 PLACES = tuple(f"{height} {side}" for height in ("upper", "middle", "lower") for side in ("left", "centre", "right"))
@@ -52,7 +52,7 @@ def looked_up(rng: Rng) -> tuple[str, str, list[Piece]]:
         answer = write_label(names[k], thought_of(str(rng.choice(PLACES)), int(k), names[k]))
         head, sign, tail = answer.partition(" =")
         pieces += [(head + sign, False), (tail + END, True)]
-    return legend(names), question("label", {}, Convention("grid", 100)), pieces
+    return legend(names), question("label", {}, GRID), pieces
 
 
 def copied(rng: Rng, convention: Convention) -> tuple[str, str, list[Piece]]:

@@ -268,8 +268,9 @@ class SftTrainer(ByClock, Trainer):  # type: ignore[misc, unused-ignore]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A table that reads and writes words is kept once; safetensors takes no tensor twice."""
-        once = {value.data_ptr(): name for name, value in reversed(self.model.state_dict().items())}
-        kept = {name: value for name, value in self.model.state_dict().items() if once[value.data_ptr()] == name}
+        state = self.model.state_dict() if state_dict is None else state_dict
+        once = {value.data_ptr(): name for name, value in reversed(state.items())}
+        kept = {name: value for name, value in state.items() if once[value.data_ptr()] == name}
         super()._save(output_dir, kept)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:

@@ -22,8 +22,8 @@ def paired_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def validate(loaded: Loaded, source: Mixture, batches: int = 3, dialogues: int = 8) -> dict[str, float]:
-    """Means over the sources of: labelling accuracy (`right_answers`), presence (balanced
-    accuracy), IoU of boxes beside copying the reference's, Dice of the coarse masks.
+    """Means over the sources of: labelling accuracy (`right_answers`), presence (balanced accuracy), IoU of boxes
+    beside copying the reference's, Dice of the coarse masks.
     """
     from accelerate.utils import send_to_device
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DOUBT = 0.05  # presence by which the threshold may be missed before a structure is not believed at all
 KEYS = 8  # slices of a volume that are asked about, at most
-TOLD = 0.01  # share of the reference's picture from which the VLM is believed when it says that a structure is absent
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class CaseCues:
 
     cues: value -> key slice -> cue. tokens: alike, (C,) fused tokens. uses: what of it is made use of. attention: of
     each key slice, what `rau.vlm.evidence.summary` says of the slots that the states attended to. fields: as tokens,
-    (C, G, G) of `rau.sam.two_way`. said: of each key slice, its routed answers. shares: value -> the part
-    of the square picture that it covers in the references' slices, where it is largest.
+    (C, G, G) of `rau.sam.two_way`. said: of each key slice, its routed answers.
     """
 
     axis: int
@@ -45,7 +43,6 @@ class CaseCues:
     attention: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     fields: Mapping[int, Mapping[int, np.ndarray]] = field(default_factory=dict)
     said: Mapping[int, tuple[Said, ...]] = field(default_factory=dict)
-    shares: Mapping[int, float] = field(default_factory=dict)
 
     def report(self, names: Mapping[int, str], place: Callable[[int, int], tuple[int, int]]) -> dict[str, Any]:
         """Ready for JSON: presence, box (fractions of the square picture) and score of each structure at the key
@@ -88,12 +85,11 @@ class CaseCues:
         return known[first] if first == second else between(known[first], known[second], share)
 
     def gate(self, value: int) -> np.ndarray | None:
-        """(T,) in 0 to 1: how much of a structure is believed in each slice; None where presence is not made use of:
-        not of a structure so small that the VLM hardly sees it.
+        """(T,) in 0 to 1: how much of a structure is believed in each slice; None where presence is not made use of.
 
         Beyond its first and last key slice a structure is believed as much as there.
         """
-        if "presence" not in self.uses or value not in self.cues or self.shares.get(value, 1.0) < TOLD:
+        if "presence" not in self.uses or value not in self.cues:
             return None
         known = self.cues[value]
         keys = sorted(known)
@@ -166,13 +162,10 @@ def reason(case: Case, reasoning: Reasoning, uses: Sequence[str], go_on: Callabl
     fields: dict[int, dict[int, np.ndarray]] = {}
     attention: dict[int, dict[str, Any]] = {}
     said: dict[int, tuple[Said, ...]] = {}
-    shares: dict[int, float] = {}
     two_way = reasoning.two_way(uses)
     for t, match, index in keys_of(plane):
         go_on()
-        found, covered = ask(plane, t, match, index, names, reasoning, two_way)
-        for value, share in covered.items():
-            shares[value] = max(share, shares.get(value, 0.0))
+        found = ask(plane, t, match, index, names, reasoning, two_way)
         if isinstance(reasoning.locator, RoutedLocator):
             said[t] = tuple(reasoning.locator.said)
         for value, cue in found.items():
@@ -182,7 +175,7 @@ def reason(case: Case, reasoning: Reasoning, uses: Sequence[str], go_on: Callabl
             for kept, made in ((tokens, fused), (fields, seen)):
                 for value, one in made.items():
                     kept.setdefault(value, {})[t] = one
-    told = tuple(uses), reasoning.threshold, attention, fields, said, shares
+    told = tuple(uses), reasoning.threshold, attention, fields, said
     return CaseCues(plane.images.axis, len(plane.images), cues, tokens, *told)
 
 
@@ -207,10 +200,8 @@ def ask(
     names: Mapping[int, str],
     reasoning: Reasoning,
     two_way: str = "off",
-) -> tuple[dict[int, Cue], dict[int, float]]:
-    """The cues of slice t for the structures that reference slice `index` shows, and the part of the square picture
-    that each covers there.
-    """
+) -> dict[int, Cue]:
+    """The cues of slice t for the structures that reference slice `index` shows."""
     from rau.sam.pixels import masks_to_square, to_square
     from rau.vlm.pictures import picture
 
@@ -221,8 +212,7 @@ def ask(
     reference = picture(to_square(images[index][None], images.frame, size)[0].numpy())
     target = picture(to_square(plane.images[t][None], plane.images.frame, size)[0].numpy())
     found = reasoning.locator.locate(reference, shown, target, two_way)
-    covered = {value: float(shown[names[value]].mean()) for value in here}
-    return {value: found[names[value]] for value in here}, covered
+    return {value: found[names[value]] for value in here}
 
 
 def tokens_of(
