@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,17 @@ from vlm_side import TINY, square  # noqa: E402
 
 from rau.training.batch import make_batch  # noqa: E402
 from rau.training.data import Anatomies, Layout  # noqa: E402
-from rau.training.items import Item, Structure, called, collate, colour_map, draw, painted, place_of  # noqa: E402
+from rau.training.items import (  # noqa: E402
+    Item,
+    Structure,
+    called,
+    collate,
+    colour_map,
+    draw,
+    drawn_on,
+    painted,
+    place_of,
+)
 from rau.training.sft import SftTraining, shares_of, train  # noqa: E402
 from rau.training.vlm_objective import SftModel, answer_loss  # noqa: E402
 from rau.vlm.answers import parse_boxes, parse_label, parse_segments  # noqa: E402
@@ -106,6 +118,23 @@ def test_colours_of_the_target_are_those_of_the_legend():
     assert shown.shape == (1, MOST, 8, 8) and shown[0, 0, 1, 1] > 0.5 and not shown[0, 2:].any()
 
 
+def test_what_is_drawn_is_the_colours_of_the_overlay_and_the_mark_of_the_target():
+    shown = drawn_on([item("label"), item()], 8)
+    assert torch.equal(shown[:, :MOST], painted([item("label"), item()], 8))
+    assert shown[0, MOST, 1, 1] > 0.5 and not shown[0, MOST, 5:].any(), "the first structure is marked"
+    assert not shown[1, MOST].any(), "nothing is marked where nobody asks for a name"
+
+
+@pytest.mark.parametrize("bright", [0, 100, 255])
+def test_a_marked_region_is_seen_however_bright_the_picture(bright):
+    one = item("label")
+    grey = np.full((96, 96, 3), bright, np.uint8)
+    shown = replace(one, pictures=(grey, grey)).images()[2].astype(int)
+    mask = one.structures[0].target
+    assert shown[mask].min() > 160 and np.abs(shown[mask] - bright).max() + np.abs(shown[~mask] - bright).max() > 150
+    assert (shown[12, 12] == 0).all() and (shown[50, 70] == bright).all()
+
+
 @given(st.integers(0, 75), st.integers(0, 75))
 @settings(max_examples=30, deadline=None)
 def test_a_place_is_told_as_it_is(row, column):
@@ -146,7 +175,9 @@ def test_sixty_steps_on_one_batch_lower_every_part_of_the_loss(loaded, source):
     made = new_reasoner(1, TINY)
     grey = np.full((96, 96, 3), 100, np.uint8)
     far = Item("segment", (Structure("liver", square(10, 10), square(60, 60)),), (grey, grey))
-    ready = collate([far, item(absent=True)], made.processor, made.cells, np.random.default_rng(1))
+    asked = [far, item(absent=True)]
+    ready = collate(asked, made.processor, made.cells, np.random.default_rng(1))
+    ready["drawn"] = drawn_on(asked, made.grid)
     model = SftModel(made.reasoner)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
     seen = []
@@ -156,7 +187,7 @@ def test_sixty_steps_on_one_batch_lower_every_part_of_the_loss(loaded, source):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert set(seen[0]) == {"answer", "colours", "mask", "box"}
+    assert set(seen[0]) == {"answer", "colours", "drawn", "mask", "box"}
     assert not [name for name in seen[0] if seen[-1][name] >= seen[0][name]], (seen[0], seen[-1])
 
 

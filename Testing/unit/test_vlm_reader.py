@@ -9,9 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from vlm_side import TINY  # noqa: E402
+from vlm_side import TINY, picture  # noqa: E402
 
-from rau.vlm.reader import BACK, LOWEST, STILL, is_reader, open_reader  # noqa: E402
+from rau.vlm.dialogue import Dialogue, encode  # noqa: E402
+from rau.vlm.reader import ACROSS, BACK, LOWEST, STILL, is_reader, look_across, open_reader  # noqa: E402
 from rau.vlm.store import load_reasoner, new_reasoner, save_reasoner  # noqa: E402
 
 LENGTH = 40
@@ -67,6 +68,24 @@ def test_the_first_heads_of_the_lowest_layers_look_back_by_their_steps(opened):
             at = seen[head].diagonal(-back)
             assert at.mean() > 0.5, f"head {head} looks {back} back"
             assert (seen[head, back:].argmax(-1) == torch.arange(LENGTH - back)).all()
+
+
+@pytest.mark.parametrize("names", [("liver",), ("liver", "left kidney", "spleen")])
+def test_a_place_of_the_target_looks_at_the_same_place_of_the_overlay(names):
+    loaded = new_reasoner(0, replace(TINY, layers=4))
+    base, side = loaded.reasoner.base, loaded.grid
+    open_reader(base)
+    look_across(base, side)
+    base.set_attn_implementation("eager")
+    inputs = encode(loaded.processor, [Dialogue(names, "Which?", tuple(picture(k) for k in range(3)))]).inputs
+    with torch.inference_mode():
+        seen = base.model(**inputs, output_attentions=True).attentions
+    reference, overlay, target = torch.nonzero(inputs["mm_token_type_ids"][0])[:, 0].view(3, -1)
+    for layer in ACROSS:
+        last = seen[layer][0, -1]
+        for one, before in ((target, overlay), (overlay, reference)):
+            found = last[one][:, before]
+            assert (found.argmax(-1) == torch.arange(side**2)).all() and found.sum(-1).min() > 0.8
 
 
 def test_words_are_written_with_the_table_that_reads_them(opened):

@@ -177,6 +177,13 @@ def painted(items: Sequence[Item], cells: int) -> torch.Tensor:
     return found
 
 
+def drawn_on(items: Sequence[Item], cells: int) -> torch.Tensor:
+    """(B, MOST + 1, cells, cells) float: `painted`, and the part of each cell of the target that is marked."""
+    nothing = np.zeros(items[0].structures[0].target.shape, bool)
+    marks = [nothing if one.marked is None else one.structures[one.marked].target for one in items]
+    return torch.cat([painted(items, cells), shares_of(marks, cells)[:, None]], 1)
+
+
 def shares_of(masks: Sequence[np.ndarray], cells: int) -> torch.Tensor:
     """(K, cells, cells) float, the part of each cell that each of the (S, S) bool masks covers."""
     if not len(masks):

@@ -26,7 +26,7 @@ from rau.training import checkpoint
 from rau.training.batch import make_batch
 from rau.training.data import Layout, Mixture, Rng
 from rau.training.feeding import checked
-from rau.training.items import collate, draw, painted
+from rau.training.items import collate, draw, drawn_on, painted
 from rau.training.lessons import read_batch
 from rau.training.precision import bfloat16
 from rau.training.routed_items import asks_of, collate_routed, draw_routed
@@ -36,11 +36,11 @@ from rau.training.sets import Mixtures, mixtures
 from rau.training.vlm_objective import SftModel, Sight
 from rau.training.vlm_validation import validate
 from rau.vlm.prompts import Task
-from rau.vlm.reader import open_reader
+from rau.vlm.reader import look_across, open_reader
 from rau.vlm.routed_cues import open_routes, token_ids
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
 
-PARTS = ("sight", "reading", "answer", "colours", "mask", "box")  # of the loss
+PARTS = ("sight", "reading", "answer", "colours", "drawn", "mask", "box")  # of the loss
 Kind = Task | Literal["routed"]  # of items
 REPEATING = 0.5  # of the lessons in reading at the beginning: how much of them is repeating alone
 READ_ON = 0.1  # share of the later steps that are lessons in reading
@@ -58,7 +58,8 @@ class SftTraining:
     step. structures: at most so many of each. sight: fraction of the run for the vision tower alone, against the
     features of the segmenter of `teacher`. reading: fraction of the run, before that, in which the language model
     alone learns to read (`rau.training.lessons`); a small model is opened for it (`rau.vlm.reader`), and later steps
-    have some such lessons too. ramp: fraction over which the tasks grow from easy to hard. shares: of segment, label
+    have some such lessons too. across: some heads begin by looking at the same place of the picture before
+    (`rau.vlm.reader.look_across`; what they did is lost). ramp: fraction over which the tasks grow from easy to hard. shares: of segment, label
     and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box, outline and look.
     described: share of the label items whose answer first says how the region looks, in words measured from its mask,
     instead of where it lies. every: steps between validations; 0: none, the reasoner is kept at the end. bf16: forward
@@ -79,6 +80,7 @@ class SftTraining:
     structures: int = 6
     sight: float = 0.12
     reading: float = 0.0
+    across: bool = False
     ramp: float = 0.4
     shares: str = "0.6,0.25,0.15"
     asks: str = "name,box,outline,look"
@@ -157,6 +159,8 @@ class Run:
         self.loaded = self._begin()
         if settings.reading and not settings.large:
             open_reader(self.loaded.reasoner.base)
+        if settings.across and not settings.large:
+            look_across(self.loaded.reasoner.base, self.loaded.grid)
         if "routed" in self.shares:
             self.loaded = open_routes(self.loaded) if not settings.large else replace(self.loaded, routes=True)
         ids = token_ids(self.loaded.processor.tokenizer)
@@ -235,6 +239,8 @@ class Run:
         else:
             raise RuntimeError("nothing to ask about could be drawn from the training data")
         ready = collate(items, self.loaded.processor, self.cells, rng, self.loaded.convention)
+        if not self.settings.large:
+            ready["drawn"] = drawn_on(items, self.loaded.grid)
         if looking:
             frames = drawn.images[[item.drawn for item in items]].flatten(0, 1)
             with torch.inference_mode():

@@ -15,7 +15,7 @@ from torch import nn
 
 from rau.training.precision import bfloat16
 from rau.vlm.heads import paired_giou
-from rau.vlm.model import CueTensors, Reasoner
+from rau.vlm.model import CueTensors, Reading, Reasoner
 from rau.vlm.prompts import MOST
 from rau.vlm.routed_cues import RoutedTensors, routed_cues
 
@@ -33,6 +33,7 @@ class SftModel(nn.Module):
     def __init__(self, reasoner: Reasoner, bf16: bool = False, ids: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self.reasoner, self.bf16, self.ids = reasoner, bf16, dict(ids or {})
+        self.drawn = Drawn(reasoner.heads.config.hidden)
         self.parts: dict[str, float] = {}
 
     def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
@@ -46,6 +47,8 @@ class SftModel(nn.Module):
         losses = {"answer": answer_loss(self.reasoner, reading.hidden, batch["labels"])}
         fields = self.reasoner.heads.fields(reading.target)
         losses["colours"] = colour_loss(self.reasoner.heads.colours(fields), batch["colours"])
+        if "drawn" in batch:
+            losses["drawn"] = self.drawn(reading, batch["drawn"])
         if "routed" in batch:
             losses |= routed_losses(routed_cues(self.reasoner, reading, batch["routed"], self.ids), batch["routed"])
         elif len(batch["spots"]):
@@ -107,6 +110,26 @@ def routed_losses(cues: RoutedTensors, routed: Mapping[str, torch.Tensor]) -> di
     if here.any():
         losses["box"] = box_loss(cues.boxes[here], routed["det_boxes"][here])
     return losses
+
+
+class Drawn(nn.Module):
+    """Whether the vision tower sees what is drawn: the colours of the overlay, the mark of the target.
+
+    A question about a marked region says nothing to a model that does not see which it is. Stays in the run folder.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.colours, self.mark = nn.Linear(hidden, MOST), nn.Linear(hidden, 1)
+
+    def forward(self, reading: Reading, drawn: torch.Tensor) -> torch.Tensor:
+        """BCE of each token's shares. drawn: (B, MOST + 1, G, G) of `rau.training.items.drawn_on`."""
+        if reading.overlay is None:
+            raise ValueError("the overlay was not read")
+        seen = [one[..., : self.hidden] for one in (reading.overlay, reading.target)]
+        shown = torch.cat([self.colours(seen[0]), self.mark(seen[1])], -1).transpose(1, 2)
+        return F.binary_cross_entropy_with_logits(shown, drawn.flatten(2)) * (MOST + 1)
 
 
 class Sight(nn.Module):

@@ -19,15 +19,17 @@ from rau.vlm.heads import CueHeads
 class Reading:
     """hidden: (B, L, H) of the last layer.
 
-    target, reference: (B, G G, 2 H) of the tokens of a picture: how the language model gets it, and what it makes of
-    it; by the target's tokens the reference and its overlay have been read. again: (K, G G, H) what it makes of the
+    target, reference, overlay: (B, G G, 2 H) of the tokens of a picture: how the language model gets it, and what it
+    makes of it; by the target's tokens the reference and its overlay have been read. again: (K, G G, H) what it makes of the
     target for each structure, read once more after question and answer (`rau.vlm.again`); None where it was not.
+    overlay: None where the reference's part was computed before (`rau.vlm.prefix`).
     """
 
     hidden: torch.Tensor
     target: torch.Tensor
     reference: torch.Tensor
     again: torch.Tensor | None = None
+    overlay: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Reasoner(nn.Module):
         hidden = out.last_hidden_state.float()
         thought = hidden[inputs["mm_token_type_ids"].bool()]
         pictures = torch.cat([seen, thought], -1).view(len(hidden), 3, -1, 2 * hidden.shape[-1])
-        return Reading(hidden, pictures[:, 2], pictures[:, 0])
+        return Reading(hidden, pictures[:, 2], pictures[:, 0], overlay=pictures[:, 1])
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) to (..., vocabulary)."""

@@ -1,4 +1,4 @@
-"""What the VLM sees: the slice in a square, its structures in colours, one region in white.
+"""What the VLM sees: the slice in a square, its structures in colours, one region in white with a black rim.
 
 All pictures are (S, S, 3) uint8; masks are (S, S) bool of the same square (`rau.sam.pixels.to_square`).
 """
@@ -14,6 +14,7 @@ from rau.vlm.vocabulary import COLOURS
 OPACITY = 0.65  # of a structure's colour: a small vision tower must see it, and what lies below
 SMALLEST = 5  # pixels a side: smaller structures are drawn as large as that
 WHITE = (255, 255, 255)
+RIM = 2  # pixels of black about a marked region: white alone is not seen in what is bright
 
 
 def picture(image: np.ndarray) -> np.ndarray:
@@ -49,5 +50,10 @@ def overlay(pixels: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def marked(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """One region of the target in white, for the labelling question."""
-    return tinted(pixels, mask, WHITE)
+    """One region of the target in white with a black rim, for the labelling question."""
+    from scipy import ndimage
+
+    shown = enlarged(mask)
+    drawn = tinted(pixels, shown, WHITE)
+    drawn[ndimage.binary_dilation(shown, iterations=RIM) & ~shown] = 0
+    return drawn

@@ -22,6 +22,9 @@ BACK = (1, 2)  # tokens that their first heads look back
 QUICK = 8  # waves by which they tell one token's step from the next
 FIRM = 3.0  # length of what they look for, of each wave
 FAINT = 0.1  # of what else they attended to before
+ACROSS = (2, 3)  # layers that have a head that looks at the same place of the picture before
+CLOSE = (1.5, 4.5, 10.0)  # length of what it looks for: of each wave of time, of rows, of columns
+BORDERS = 2  # tokens between two pictures
 
 
 def is_reader(vlm: Any) -> bool:
@@ -78,3 +81,26 @@ def _look_back(attention: Any, head: int, back: int, waves: Any) -> None:
         query, key = attention.q_proj.bias[own], attention.k_proj.bias[own]  # halves: cosines, then sines
         query[:QUICK], query[width // 2 : width // 2 + QUICK] = FIRM * quick.cos(), -FIRM * quick.sin()
         key[:QUICK] = FIRM
+
+
+def look_across(vlm: Any, side: int) -> None:
+    """The last heads of layers `ACROSS` begin to attend, from each place of a picture, to the same place of the picture
+    before: from the target to the reference in colours. In place; what else they did is lost.
+
+    side: tokens a side of a picture. Between the grids of two pictures there are two tokens, so that the same place is
+    side + 2 steps before, in time, rows and columns alike.
+    """
+    import torch
+
+    text = vlm.model.language_model
+    waves, back = text.rotary_emb.inv_freq, side + BORDERS
+    length = torch.cat([torch.full((n,), c) for n, c in zip(text.config.rope_parameters["mrope_section"], CLOSE)])
+    length = length.to(waves) * (waves > 1 / NEVER)
+    for layer in text.layers[ACROSS[0] : ACROSS[-1] + 1]:
+        attention = layer.self_attn
+        own = slice(-2 * len(waves), None)
+        with torch.no_grad():
+            for projection in (attention.q_proj, attention.k_proj):
+                projection.weight[own] *= FAINT
+            attention.q_proj.bias[own] = torch.cat([length * (waves * back).cos(), -length * (waves * back).sin()])
+            attention.k_proj.bias[own] = torch.cat([length, torch.zeros_like(length)])
