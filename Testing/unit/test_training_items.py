@@ -28,7 +28,7 @@ from rau.training.items import (  # noqa: E402
     place_of,
 )
 from rau.training.sft import SftTraining, shares_of, train  # noqa: E402
-from rau.training.vlm_objective import SftModel, answer_loss  # noqa: E402
+from rau.training.vlm_objective import SftModel, answer_loss, carried_loss  # noqa: E402
 from rau.vlm.answers import parse_boxes, parse_label, parse_segments  # noqa: E402
 from rau.vlm.boxes import Convention  # noqa: E402
 from rau.vlm.dialogue import ABSENT, token_of  # noqa: E402
@@ -157,6 +157,15 @@ def test_a_correspondence_with_itself_finds_every_place_and_carries_the_mask():
     assert torch.allclose(carried(sharp, mask), mask, atol=0.05)
 
 
+def test_a_correspondence_that_finds_every_place_has_the_colours_right_and_another_has_not():
+    one = item()
+    still = replace(one, structures=tuple(replace(s, target=s.reference) for s in one.structures))
+    laid, colours = painted([still], 24), colour_map(still.structures, 24)[None]
+    right = torch.eye(64)[None]
+    wrong = right.flip(-1)
+    assert carried_loss(right, laid, colours) < 0.2 < 1 < carried_loss(wrong, laid, colours)
+
+
 def test_an_untrained_head_copies_the_reference():
     heads = CueHeads(HeadsConfig(16, cells=6))
     anchors = torch.tensor([[0.1, 0.2, 0.4, 0.9], [0.0, 0.0, 1.0, 1.0]])
@@ -177,7 +186,7 @@ def test_sixty_steps_on_one_batch_lower_every_part_of_the_loss(loaded, source):
     far = Item("segment", (Structure("liver", square(10, 10), square(60, 60)),), (grey, grey))
     asked = [far, item(absent=True)]
     ready = collate(asked, made.processor, made.cells, np.random.default_rng(1))
-    ready["drawn"] = drawn_on(asked, made.grid)
+    ready |= {"drawn": drawn_on(asked, made.grid), "laid": painted(asked, made.cells)}
     model = SftModel(made.reasoner)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
     seen = []
@@ -187,7 +196,7 @@ def test_sixty_steps_on_one_batch_lower_every_part_of_the_loss(loaded, source):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert set(seen[0]) == {"answer", "colours", "drawn", "mask", "box"}
+    assert set(seen[0]) == {"answer", "colours", "drawn", "carried", "mask", "box"}
     assert not [name for name in seen[0] if seen[-1][name] >= seen[0][name]], (seen[0], seen[-1])
 
 

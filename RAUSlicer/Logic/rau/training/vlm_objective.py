@@ -1,7 +1,8 @@
 """What the VLM learns from an item: answer tokens, boxes, coarse masks, colours of the target's cells.
 
-Loss (papers.md A3.1, C3): CE of the answer + ||b - b*||_1 + (1 - GIoU) + BCE + Dice + CE of the colours. The last one
-is dense: every cell of the target says what of the reference lies there, which is what a tower that starts blind needs.
+Loss (papers.md A3.1, C3): CE of the answer + ||b - b*||_1 + (1 - GIoU) + BCE + Dice + CE of the colours, as the target's
+tokens say them and as the correspondence carries them over. Those are dense: every cell of the target says what of the
+reference lies there, which is what a tower that starts blind needs. And it says what is drawn on the pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rau.training.precision import bfloat16
-from rau.vlm.heads import paired_giou
+from rau.vlm.heads import SURE, carried, paired_giou
 from rau.vlm.model import CueTensors, Reading, Reasoner
 from rau.vlm.prompts import MOST
 from rau.vlm.routed_cues import RoutedTensors, routed_cues
@@ -49,6 +50,9 @@ class SftModel(nn.Module):
         losses["colours"] = colour_loss(self.reasoner.heads.colours(fields), batch["colours"])
         if "drawn" in batch:
             losses["drawn"] = self.drawn(reading, batch["drawn"])
+        if "laid" in batch:
+            places = self.reasoner.heads.places(reading.target, reading.reference)
+            losses["carried"] = carried_loss(places, batch["laid"], batch["colours"])
         if "routed" in batch:
             losses |= routed_losses(routed_cues(self.reasoner, reading, batch["routed"], self.ids), batch["routed"])
         elif len(batch["spots"]):
@@ -74,9 +78,25 @@ def answer_loss(reasoner: Reasoner, hidden: torch.Tensor, labels: torch.Tensor) 
 
 def colour_loss(logits: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
     """logits: (B, colours + 1, GR, GR); colours: (B, GR, GR), 0 is none."""
-    weight = torch.ones(logits.shape[1])
+    return F.cross_entropy(logits, colours, weight=colour_weight(logits))
+
+
+def colour_weight(like: torch.Tensor) -> torch.Tensor:
+    """(colours + 1,) of `like`'s kind: cells with nothing count less."""
+    weight = torch.ones(like.shape[1]).to(like)
     weight[0] = NONE_WEIGHT
-    return F.cross_entropy(logits, colours, weight=weight.to(logits))
+    return weight
+
+
+def carried_loss(places: torch.Tensor, laid: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each cell's colour, as the correspondence alone carries the reference's colours over.
+
+    places: (B, M M, M M); laid: (B, MOST, GR, GR) shares of the reference's cells; colours: (B, GR, GR), 0 is none.
+    """
+    of = torch.arange(len(laid), device=laid.device).repeat_interleave(laid.shape[1])
+    moved = carried(places[of], laid.flatten(0, 1)).view_as(laid)
+    likely = torch.cat([1 - moved.sum(1, keepdim=True), moved], 1).clamp(SURE, 1)
+    return F.nll_loss(likely.log(), colours, weight=colour_weight(likely))
 
 
 def cue_losses(cues: CueTensors, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
