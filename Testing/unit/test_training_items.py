@@ -35,6 +35,7 @@ from rau.vlm.dialogue import ABSENT, token_of  # noqa: E402
 from rau.vlm.heads import Correspondence, CueHeads, HeadsConfig, carried, paired_giou  # noqa: E402
 from rau.vlm.prompts import GRID, MOST  # noqa: E402
 from rau.vlm.store import new_reasoner  # noqa: E402
+from rau.vlm.vocabulary import COLOURS  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,7 @@ def test_sixty_steps_on_one_batch_lower_every_part_of_the_loss(loaded, source):
     asked = [far, item(absent=True)]
     ready = collate(asked, made.processor, made.cells, np.random.default_rng(1))
     ready |= {"drawn": drawn_on(asked, made.grid), "laid": painted(asked, made.cells)}
-    model = SftModel(made.reasoner)
+    model = SftModel(made.reasoner, words=[token_of(made.processor.tokenizer, f" {one}") for one in COLOURS])
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
     seen = []
     for _ in range(60):
@@ -196,8 +197,13 @@ def test_sixty_steps_on_one_batch_lower_every_part_of_the_loss(loaded, source):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert set(seen[0]) == {"answer", "colours", "drawn", "carried", "mask", "box"}
+    assert set(seen[0]) == {"answer", "colours", "said", "drawn", "carried", "mask", "box"}
     assert not [name for name in seen[0] if seen[-1][name] >= seen[0][name]], (seen[0], seen[-1])
+
+
+def test_colours_are_said_by_words_of_one_token(loaded):
+    words = [token_of(loaded.processor.tokenizer, f" {one}") for one in COLOURS]
+    assert loaded.processor.tokenizer.decode(words) == "".join(f" {one}" for one in COLOURS)
 
 
 def test_no_token_but_the_answers_counts(loaded):

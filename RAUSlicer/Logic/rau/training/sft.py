@@ -35,12 +35,14 @@ from rau.training.schedule import Schedule
 from rau.training.sets import Mixtures, mixtures
 from rau.training.vlm_objective import SftModel, Sight
 from rau.training.vlm_validation import validate
+from rau.vlm.dialogue import token_of
 from rau.vlm.prompts import Task
 from rau.vlm.reader import look_across, open_reader
 from rau.vlm.routed_cues import open_routes, token_ids
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
+from rau.vlm.vocabulary import COLOURS
 
-PARTS = ("sight", "reading", "answer", "colours", "drawn", "carried", "mask", "box")  # of the loss
+PARTS = ("sight", "reading", "answer", "colours", "said", "drawn", "carried", "mask", "box")  # of the loss
 Kind = Task | Literal["routed"]  # of items
 REPEATING = 0.5  # of the lessons in reading at the beginning: how much of them is repeating alone
 READ_ON = 0.1  # share of the later steps that are lessons in reading
@@ -164,7 +166,8 @@ class Run:
         if "routed" in self.shares:
             self.loaded = open_routes(self.loaded) if not settings.large else replace(self.loaded, routes=True)
         ids = token_ids(self.loaded.processor.tokenizer)
-        self.model = SftModel(self.loaded.reasoner, settings.bf16, ids)
+        words = [] if settings.large else [token_of(self.loaded.processor.tokenizer, f" {one}") for one in COLOURS]
+        self.model = SftModel(self.loaded.reasoner, settings.bf16, ids, words)
         self.cells = self.loaded.cells
         cache = Path(settings.cache or self.folder / "cache")
         data = Path(settings.data) if settings.data else None

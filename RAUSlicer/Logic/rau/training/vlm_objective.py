@@ -2,12 +2,12 @@
 
 Loss (papers.md A3.1, C3): CE of the answer + ||b - b*||_1 + (1 - GIoU) + BCE + Dice + CE of the colours, as the target's
 tokens say them and as the correspondence carries them over. Those are dense: every cell of the target says what of the
-reference lies there, which is what a tower that starts blind needs. And it says what is drawn on the pictures.
+reference lies there, which is what a tower that starts blind needs. And the tower says what is drawn on the pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,19 +21,28 @@ from rau.vlm.prompts import MOST
 from rau.vlm.routed_cues import RoutedTensors, routed_cues
 
 CUED = ("spots", "of", "anchors", "shares")  # of a batch: what the cues are read from
+FILLED = 0.25  # part of a token's place that a structure fills, for its colour to be said there
 NONE_WEIGHT = 0.3  # of cells with no structure, in the colour loss
 
 
 class SftModel(nn.Module):
-    """A reasoner that gives its loss: what `transformers.Trainer` trains. ids: of `rau.vlm.routed_cues.token_ids`, for
-    routed items.
+    """A reasoner that gives its loss: what `transformers.Trainer` trains.
+
+    ids: of `rau.vlm.routed_cues.token_ids`, for routed items. words: tokens of the legend's colours, which the target's
+    tokens learn to say where one lies; empty: they do not.
     """
 
     _keys_to_ignore_on_save = None  # what `Trainer` asks of a model whose checkpoint lacks a tensor that is another one
 
-    def __init__(self, reasoner: Reasoner, bf16: bool = False, ids: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        bf16: bool = False,
+        ids: Mapping[str, int] | None = None,
+        words: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        self.reasoner, self.bf16, self.ids = reasoner, bf16, dict(ids or {})
+        self.reasoner, self.bf16, self.ids, self.words = reasoner, bf16, dict(ids or {}), tuple(words)
         self.drawn = Drawn(reasoner.heads.config.hidden)
         self.parts: dict[str, float] = {}
 
@@ -48,6 +57,8 @@ class SftModel(nn.Module):
         losses = {"answer": answer_loss(self.reasoner, reading.hidden, batch["labels"])}
         fields = self.reasoner.heads.fields(reading.target)
         losses["colours"] = colour_loss(self.reasoner.heads.colours(fields), batch["colours"])
+        if self.words:
+            losses["said"] = said_loss(self.reasoner, reading, batch["colours"], self.words)
         if "drawn" in batch:
             losses["drawn"] = self.drawn(reading, batch["drawn"])
         if "laid" in batch:
@@ -79,6 +90,21 @@ def answer_loss(reasoner: Reasoner, hidden: torch.Tensor, labels: torch.Tensor) 
 def colour_loss(logits: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
     """logits: (B, colours + 1, GR, GR); colours: (B, GR, GR), 0 is none."""
     return F.cross_entropy(logits, colours, weight=colour_weight(logits))
+
+
+def said_loss(reasoner: Reasoner, reading: Reading, colours: torch.Tensor, words: Sequence[int]) -> torch.Tensor:
+    """Cross-entropy of the colour's word at the target's tokens that a structure fills by `FILLED`; 0 without any.
+
+    An answer that names a region can then copy the word from the place that is marked. colours: (B, GR, GR), 0 is none.
+    """
+    side = round(reading.target.shape[1] ** 0.5)
+    every = F.one_hot(colours, len(words) + 1).permute(0, 3, 1, 2).float()
+    part, which = F.adaptive_avg_pool2d(every, side).flatten(2)[:, 1:].max(1)
+    here = part >= FILLED
+    if not here.any():
+        return reading.hidden.sum() * 0
+    thought = reading.target[here][:, reading.hidden.shape[-1] :]
+    return F.cross_entropy(reasoner.logits(thought), torch.tensor(words, device=which.device)[which[here]])
 
 
 def colour_weight(like: torch.Tensor) -> torch.Tensor:
