@@ -35,12 +35,11 @@ from rau.training.schedule import Schedule
 from rau.training.sets import Mixtures, mixtures
 from rau.training.vlm_objective import SftModel, Sight
 from rau.training.vlm_validation import validate
-from rau.vlm.dialogue import token_of
+from rau.vlm.dialogue import colour_tokens
 from rau.vlm.prompts import Task
 from rau.vlm.reader import look_across, open_reader
 from rau.vlm.routed_cues import open_routes, token_ids
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
-from rau.vlm.vocabulary import COLOURS
 
 PARTS = ("sight", "reading", "answer", "colours", "said", "drawn", "carried", "mask", "box")  # of the loss
 Kind = Task | Literal["routed"]  # of items
@@ -166,7 +165,7 @@ class Run:
         if "routed" in self.shares:
             self.loaded = open_routes(self.loaded) if not settings.large else replace(self.loaded, routes=True)
         ids = token_ids(self.loaded.processor.tokenizer)
-        words = [] if settings.large else [token_of(self.loaded.processor.tokenizer, f" {one}") for one in COLOURS]
+        words = () if settings.large else colour_tokens(self.loaded.processor.tokenizer)
         self.model = SftModel(self.loaded.reasoner, settings.bf16, ids, words)
         self.cells = self.loaded.cells
         cache = Path(settings.cache or self.folder / "cache")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rau.vlm.prompts import messages
-from rau.vlm.vocabulary import DET, END, LOOK, SEG
+from rau.vlm.vocabulary import COLOURS, DET, END, LOOK, SEG
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,13 @@ class Encoded:
 def token_of(tokenizer: Any, text: str) -> int:
     """The first token of a text."""
     return int(tokenizer(text, add_special_tokens=False)["input_ids"][0])
+
+
+def colour_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """For each colour of the legend the first token of its word that no other colour has: words may have several."""
+    spelt = [tokenizer(f" {one}", add_special_tokens=False)["input_ids"] for one in COLOURS]
+    others = [{token for word in spelt if word is not one for token in word} for one in spelt]
+    return tuple(int(next(token for token in one if token not in rest)) for one, rest in zip(spelt, others))
 
 
 def tidy(text: str) -> str:
