@@ -41,7 +41,7 @@ from rau.vlm.reader import look_across, open_reader
 from rau.vlm.routed_cues import open_routes, token_ids
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
 
-PARTS = ("sight", "reading", "answer", "colours", "said", "drawn", "carried", "mask", "box")  # of the loss
+PARTS = ("sight", "reading", "answer", "colours", "said", "drawn", "pointing", "carried", "mask", "box")  # of the loss
 Kind = Task | Literal["routed"]  # of items
 REPEATING = 0.5  # of the lessons in reading at the beginning: how much of them is repeating alone
 READ_ON = 0.1  # share of the later steps that are lessons in reading

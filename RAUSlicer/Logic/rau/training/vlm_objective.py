@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rau.training.pointing import Pointing, can_point
 from rau.training.precision import bfloat16
 from rau.vlm.heads import SURE, carried, paired_giou
 from rau.vlm.model import CueTensors, Reading, Reasoner
@@ -44,6 +45,7 @@ class SftModel(nn.Module):
         super().__init__()
         self.reasoner, self.bf16, self.ids, self.words = reasoner, bf16, dict(ids or {}), tuple(words)
         self.drawn = Drawn(reasoner.heads.config.hidden)
+        self.pointing = Pointing(reasoner.base) if can_point(reasoner.base) else None
         self.parts: dict[str, float] = {}
 
     def forward(self, **batch: Any) -> dict[str, torch.Tensor]:
@@ -61,6 +63,9 @@ class SftModel(nn.Module):
             losses["said"] = said_loss(self.reasoner, reading, batch["colours"], self.words)
         if "drawn" in batch:
             losses["drawn"] = self.drawn(reading, batch["drawn"])
+            if self.pointing is not None and batch["drawn"][:, MOST].any():
+                marks = batch["drawn"][:, MOST].flatten(1)
+                losses["pointing"] = self.pointing.loss(batch["inputs"], batch["labels"], marks)
         if "laid" in batch:
             places = self.reasoner.heads.places(reading.target, reading.reference)
             losses["carried"] = carried_loss(places, batch["laid"], batch["colours"])
