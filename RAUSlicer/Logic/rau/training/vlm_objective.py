@@ -23,6 +23,7 @@ from rau.vlm.routed_cues import RoutedTensors, routed_cues
 
 CUED = ("spots", "of", "anchors", "shares")  # of a batch: what the cues are read from
 FILLED = 0.25  # part of a token's place that a structure fills, for its colour to be said there
+NAMING = 5.0  # weight of the answer that names a region: of its fifteen tokens one or two say which it is
 NONE_WEIGHT = 0.3  # of cells with no structure, in the colour loss
 
 
@@ -61,11 +62,12 @@ class SftModel(nn.Module):
         losses["colours"] = colour_loss(self.reasoner.heads.colours(fields), batch["colours"])
         if self.words:
             losses["said"] = said_loss(self.reasoner, reading, batch["colours"], self.words)
+        naming = "drawn" in batch and bool(batch["drawn"][:, MOST].any())
         if "drawn" in batch:
             losses["drawn"] = self.drawn(reading, batch["drawn"])
-            if self.pointing is not None and batch["drawn"][:, MOST].any():
-                marks = batch["drawn"][:, MOST].flatten(1)
-                losses["pointing"] = self.pointing.loss(batch["inputs"], batch["labels"], marks)
+        if naming and self.pointing is not None:
+            marks = batch["drawn"][:, MOST].flatten(1)
+            losses["pointing"] = self.pointing.loss(batch["inputs"], batch["labels"], marks)
         if "laid" in batch:
             places = self.reasoner.heads.places(reading.target, reading.reference)
             losses["carried"] = carried_loss(places, batch["laid"], batch["colours"])
@@ -75,6 +77,7 @@ class SftModel(nn.Module):
             cues = self.reasoner.cues(reading, *(batch[key] for key in CUED))
             losses |= cue_losses(cues, batch)
         self.parts = {name: float(loss.detach()) for name, loss in losses.items()}
+        losses["answer"] = losses["answer"] * (NAMING if naming else 1)
         return {"loss": torch.stack(list(losses.values())).sum()}
 
     def lesson(self, text: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
