@@ -41,7 +41,7 @@ from rau.vlm.reader import look_across, open_reader
 from rau.vlm.routed_cues import open_routes, token_ids
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
 
-PARTS = ("sight", "reading", "answer", "colours", "said", "drawn", "pointing", "carried", "mask", "box")  # of the loss
+PARTS = ("sight", "reading", "answer", "colours", "said", "drawn", "pointing", "meant", "carried", "mask", "box")  # of the loss
 Kind = Task | Literal["routed"]  # of items
 REPEATING = 0.5  # of the lessons in reading at the beginning: how much of them is repeating alone
 READ_ON = 0.1  # share of the later steps that are lessons in reading
@@ -243,6 +243,7 @@ class Run:
         ready = collate(items, self.loaded.processor, self.cells, rng, self.loaded.convention)
         if not self.settings.large:
             ready |= {"drawn": drawn_on(items, self.loaded.grid), "laid": painted(items, self.cells)}
+            ready["meant"] = torch.tensor([-1 if item.marked is None else item.marked for item in items])
         if looking:
             frames = drawn.images[[item.drawn for item in items]].flatten(0, 1)
             with torch.inference_mode():

@@ -67,7 +67,7 @@ class SftModel(nn.Module):
             losses["drawn"] = self.drawn(reading, batch["drawn"])
         if naming and self.pointing is not None:
             marks = batch["drawn"][:, MOST].flatten(1)
-            losses["pointing"] = self.pointing.loss(batch["inputs"], batch["labels"], marks)
+            losses |= self.pointing(batch["inputs"], batch["labels"], marks, batch["meant"])
         if "laid" in batch:
             places = self.reasoner.heads.places(reading.target, reading.reference)
             losses["carried"] = carried_loss(places, batch["laid"], batch["colours"])
