@@ -89,16 +89,17 @@ mini: $(STAMPS)/dev ## train the bundled model again, in runs/ (over an hour; ne
 	  --minutes 70 --by-clock --steps 1000000 --cooldown 0.4 --every 300 --anatomies 3000
 	$(VENV)/bin/rau train pack --segmenter runs/segmenter --encoder runs/rau-mini --version 0.2.0 --output runs/rau-mini-0.2.0
 
-# The VLM of the bundled model: that of 0.3.0 (from the history), opened for reading and trained on: see Docs/training.md.
-FIRST_VLM := b0e87f9
-vlm: $(STAMPS)/dev ## train the bundled model's VLM again, in runs/ (an hour; needs the labelled images)
+# The VLM of the bundled model: that of 0.5.0 (from the history), trained on: see Docs/model-card.md.
+EARLIER_VLM := 8bcf6df
+vlm: $(STAMPS)/dev ## train the bundled model's VLM again, in runs/ (over an hour; needs the labelled images)
 	@test -n "$(DATA)" || { echo "Set RAU_DATA to the labelled images" >&2; exit 1; }
-	mkdir -p runs/rau-mini-0.3.0
-	git archive $(FIRST_VLM) RAUSlicer/Resources/Models/rau-mini | tar -x -C runs/rau-mini-0.3.0 --strip-components=4
-	OMP_NUM_THREADS=1 $(VENV)/bin/rau train sft --folder runs/vlm-sft --data "$(DATA)" --start runs/rau-mini-0.3.0 \
-	  --reading 0.28 --sight 0 --ramp 0.01 --minutes 40 --shares 0.5,0.4,0.1 --every 400 --warmup 50 --seed 7 --anatomies 2000
+	mkdir -p runs/rau-mini-0.5.0
+	git archive $(EARLIER_VLM) RAUSlicer/Resources/Models/rau-mini | tar -x -C runs/rau-mini-0.5.0 --strip-components=4
+	OMP_NUM_THREADS=2 $(VENV)/bin/rau train sft --folder runs/vlm-sft --data "$(DATA)" --start runs/rau-mini-0.5.0 \
+	  --across --reading 0.01 --sight 0 --ramp 0.01 --minutes 60 --cooldown 0.3 --shares 0.25,0.65,0.1 --rate 8e-4 \
+	  --every 500 --warmup 50 --seed 11 --anatomies 2000 --bf16
 	$(VENV)/bin/rau train pack --segmenter RAUSlicer/Resources/Models/rau-mini --encoder RAUSlicer/Resources/Models/rau-mini \
-	  --vlm runs/vlm-sft --threshold 0.68 --version 0.5.0 --output runs/rau-mini-0.5.0
+	  --vlm runs/vlm-sft --threshold 0.68 --version 0.6.0 --output runs/rau-mini-0.6.0
 
 # Every system at once; what is not asked for anew keeps its version. UPGRADE=--upgrade takes the newest.
 PINNED := RAUSlicer/Resources/requirements.txt

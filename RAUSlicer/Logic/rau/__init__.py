@@ -6,7 +6,7 @@ need them, so `import rau` and `rau --help` stay fast.
 
 import os
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 # Threads that wait for each other sleep. By default torch's spin, and on a machine with other work a run then takes ten
 # times as long. It counts only when set before torch is loaded.
