@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from vlm_side import TINY, SIDE, square  # noqa: E402
+from vlm_side import SIDE, TINY, square  # noqa: E402
 
 from rau.training.items import Item, Structure, collate, drawn_on  # noqa: E402
 from rau.training.pointing import LAYER, can_point  # noqa: E402

@@ -41,7 +41,8 @@ from rau.vlm.reader import look_across, open_reader
 from rau.vlm.routed_cues import open_routes, token_ids
 from rau.vlm.store import Loaded, load_reasoner, new_reasoner, save_reasoner
 
-PARTS = ("sight", "reading", "answer", "colours", "said", "drawn", "pointing", "meant", "carried", "mask", "box")  # of the loss
+# Of the loss.
+PARTS = ("sight", "reading", "answer", "colours", "said", "drawn", "pointing", "meant", "carried", "mask", "box")
 Kind = Task | Literal["routed"]  # of items
 REPEATING = 0.5  # of the lessons in reading at the beginning: how much of them is repeating alone
 READ_ON = 0.1  # share of the later steps that are lessons in reading
@@ -60,14 +61,12 @@ class SftTraining:
     features of the segmenter of `teacher`. reading: fraction of the run, before that, in which the language model
     alone learns to read (`rau.training.lessons`); a small model is opened for it (`rau.vlm.reader`), and later steps
     have some such lessons too. across: some heads begin by looking at the same place of the picture before
-    (`rau.vlm.reader.look_across`; what they did is lost). ramp: fraction over which the tasks grow from easy to hard. shares: of segment, label
-    and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box, outline and look.
-    described: share of the label items whose answer first says how the region looks, in words measured from its mask,
-    instead of where it lies. every: steps between validations; 0: none, the reasoner is kept at the end. bf16: forward
-    pass in bfloat16.
-    anatomies: random anatomies in the pool; cache: where they are kept. workers: processes that make the items ahead.
-    cpu_time: training time is the processor's, of
-    all threads.
+    (`rau.vlm.reader.look_across`; what they did is lost). ramp: fraction over which the tasks grow from easy to hard.
+    shares: of segment, label and box items, and, fourth, of routed ones; asks: what these ask for, some of name, box,
+    outline and look. described: share of the label items whose answer first says how the region looks, in words
+    measured from its mask, instead of where it lies. every: steps between validations; 0: none, the reasoner is kept at
+    the end. bf16: forward pass in bfloat16. anatomies: random anatomies in the pool; cache: where they are kept.
+    workers: processes that make the items ahead. cpu_time: training time is the processor's, of all threads.
     """
 
     folder: str

@@ -1,8 +1,9 @@
 """What the VLM learns from an item: answer tokens, boxes, coarse masks, colours of the target's cells.
 
-Loss (papers.md A3.1, C3): CE of the answer + ||b - b*||_1 + (1 - GIoU) + BCE + Dice + CE of the colours, as the target's
-tokens say them and as the correspondence carries them over. Those are dense: every cell of the target says what of the
-reference lies there, which is what a tower that starts blind needs. And the tower says what is drawn on the pictures.
+Loss (papers.md A3.1, C3): CE of the answer + ||b - b*||_1 + (1 - GIoU) + BCE + Dice + CE of the colours, as the
+target's tokens say them and as the correspondence carries them over. Those are dense: every cell of the target says
+what of the reference lies there, which is what a tower that starts blind needs. And the tower says what is drawn on the
+pictures, and one head learns to point at what is marked (`rau.training.pointing`).
 """
 
 from __future__ import annotations

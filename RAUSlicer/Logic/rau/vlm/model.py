@@ -20,8 +20,8 @@ class Reading:
     """hidden: (B, L, H) of the last layer.
 
     target, reference, overlay: (B, G G, 2 H) of the tokens of a picture: how the language model gets it, and what it
-    makes of it; by the target's tokens the reference and its overlay have been read. again: (K, G G, H) what it makes of the
-    target for each structure, read once more after question and answer (`rau.vlm.again`); None where it was not.
+    makes of it; by the target's tokens the reference and its overlay have been read. again: (K, G G, H) what it makes
+    of the target for each structure, read once more after question and answer (`rau.vlm.again`); None where it was not.
     overlay: None where the reference's part was computed before (`rau.vlm.prefix`).
     """
 
