@@ -98,8 +98,10 @@ vlm: $(STAMPS)/dev ## train the bundled model's VLM again, in runs/ (over an hou
 	OMP_NUM_THREADS=2 $(VENV)/bin/rau train sft --folder runs/vlm-sft --data "$(DATA)" --start runs/rau-mini-0.5.0 \
 	  --across --reading 0.01 --sight 0 --ramp 0.01 --minutes 60 --cooldown 0.3 --shares 0.25,0.65,0.1 --rate 8e-4 \
 	  --every 500 --warmup 50 --seed 11 --anatomies 2000 --bf16
+	OMP_NUM_THREADS=2 $(VENV)/bin/rau train grpo --folder runs/vlm-grpo --data "$(DATA)" --start runs/vlm-sft --task label \
+	  --minutes 6 --prompts 4 --rate 6e-5 --every 25 --seed 6 --anatomies 2000
 	$(VENV)/bin/rau train pack --segmenter RAUSlicer/Resources/Models/rau-mini --encoder RAUSlicer/Resources/Models/rau-mini \
-	  --vlm runs/vlm-sft --threshold 0.68 --version 0.6.0 --output runs/rau-mini-0.6.0
+	  --vlm runs/vlm-grpo --threshold 0.68 --version 0.6.0 --output runs/rau-mini-0.6.0
 
 # Every system at once; what is not asked for anew keeps its version. UPGRADE=--upgrade takes the newest.
 PINNED := RAUSlicer/Resources/requirements.txt
