@@ -14,7 +14,7 @@ from rau.errors import InputError  # noqa: E402
 from rau.models.store import open_model  # noqa: E402
 from rau.training import checkpoint, segmenter  # noqa: E402
 from rau.training.data import Anatomies, Layout, Mixture, Patients, as_patient  # noqa: E402
-from rau.training.pack import pack  # noqa: E402
+from rau.training.pack import kept_of, pack  # noqa: E402
 from rau.training.parts import filtered, parts_of  # noqa: E402
 from rau.training.precision import bfloat16  # noqa: E402
 from rau.training.schedule import Schedule  # noqa: E402
@@ -91,6 +91,11 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_written(tmp_path, w
     with pytest.raises(InputError):
         Run(SegmenterTraining(str(tmp_path / "run"), **settings))
     assert not (tmp_path / "run").exists()
+
+
+def test_no_path_goes_into_a_model_not_of_an_earlier_stage_either():
+    before = {"folder": "/here/sft", "start": "/here/older", "cache": "/here/cache", "rate": 1e-3}
+    assert kept_of({"data": "/here", "seed": 6, "before": before}) == {"seed": 6, "before": {"rate": 1e-3}}
 
 
 def test_a_run_begins_from_a_model_and_remembers_which(tmp_path, few):

@@ -33,9 +33,9 @@ from rau.training.batch import make_batch
 from rau.training.data import Layout
 from rau.training.grpo_rewards import Judge, validate
 from rau.training.items import Item, draw
-from rau.training.schedule import Schedule
+from rau.training.schedule import Clock, Schedule
 from rau.training.sets import Mixtures, mixtures
-from rau.training.sft import ENDLESS, ByClock, Clock
+from rau.training.sft import ENDLESS, ByClock
 from rau.vlm.prompts import TASKS, Task, messages
 from rau.vlm.store import RECORD, Loaded, load_reasoner, save_reasoner
 

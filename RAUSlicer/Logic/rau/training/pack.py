@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,12 @@ LEFT_OUT = (
 )  # paths of a machine; and what has its own place
 
 
+def kept_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a training without the paths; also those of the stage before it (GRPO's `before`)."""
+    kept = {k: v for k, v in settings.items() if k not in LEFT_OUT}
+    return {k: kept_of(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
+
+
 def settings_of(run: Path) -> dict[str, object]:
     """The settings that a run was started with, and the steps it made. Raises InputError."""
     if not (run / STATE).is_file():
@@ -38,7 +45,7 @@ def settings_of(run: Path) -> dict[str, object]:
     steps = {"steps_done": int(checkpoint.info_of(run / STATE)["step"])}
     if (run / BEST).is_file():
         steps["steps_packed"] = int(checkpoint.info_of(run / BEST)["step"])
-    return {**{k: v for k, v in settings.items() if k not in LEFT_OUT}, **steps}
+    return {**kept_of(settings), **steps}
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -134,7 +141,7 @@ def pack_vlm(runs: VlmRuns, folder: Path, part: dict[str, Any], weights: dict[st
     source = reasoner_folder(str(runs.reasoner))
     loaded = load_reasoner(source)
     trained = json.loads((source / RECORD).read_text(encoding="utf-8"))["trained"]
-    made: dict[str, Any] = {"reasoner": {k: v for k, v in trained.items() if k not in LEFT_OUT}}
+    made: dict[str, Any] = {"reasoner": kept_of(trained)}
     if runs.fusion is not None:
         fused = load_fusion(runs.fusion / "fusion")
         if fused.record["fits"]["reasoner"] != checksums_of(source):
@@ -146,6 +153,6 @@ def pack_vlm(runs: VlmRuns, folder: Path, part: dict[str, Any], weights: dict[st
         if fused.row is not None:
             table = loaded.reasoner.base.get_input_embeddings().weight
             table.data[loaded.reasoner.seg] = fused.row.to(table)
-        made["fusion"] = {k: v for k, v in fused.record.get("settings", {}).items() if k not in LEFT_OUT}
+        made["fusion"] = kept_of(fused.record.get("settings", {}))
     save_reasoner(folder, loaded, made["reasoner"], half=True)
     return made

@@ -8,7 +8,7 @@ hard ones. Resumable in the same folder. Writes log.csv, validation.csv, curves.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from rau.training.lessons import read_batch
 from rau.training.precision import bfloat16
 from rau.training.routed_items import asks_of, collate_routed, draw_routed
 from rau.training.routed_validation import validate_routed
-from rau.training.schedule import Schedule
+from rau.training.schedule import Clock, Schedule
 from rau.training.sets import Mixtures, mixtures
 from rau.training.vlm_objective import SftModel, Sight
 from rau.training.vlm_validation import validate
@@ -95,26 +95,6 @@ class SftTraining:
     cache: str = ""
     workers: int = 0
     cpu_time: bool = False
-
-
-class Clock:
-    """Training time of a run, over several calls; validation is left out. now: seconds since whenever."""
-
-    def __init__(self, path: Path, now: Callable[[], float] = time.perf_counter) -> None:
-        self.path, self.now = path, now
-        self.before = float(path.read_text()) if path.exists() else 0.0
-        self.since: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        return self.before + (0.0 if self.since is None else self.now() - self.since)
-
-    def stop(self) -> None:
-        self.before, self.since = self.seconds, None
-        self.path.write_text(f"{self.before:.1f}\n")
-
-    def go(self) -> None:
-        self.since = self.now()
 
 
 class Steps(Dataset):  # type: ignore[misc, type-arg, unused-ignore]
