@@ -104,7 +104,8 @@ def colour_loss(logits: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
 def said_loss(reasoner: Reasoner, reading: Reading, colours: torch.Tensor, words: Sequence[int]) -> torch.Tensor:
     """Cross-entropy of the colour's word at the target's tokens that a structure fills by `FILLED`; 0 without any.
 
-    An answer that names a region can then copy the word from the place that is marked. colours: (B, GR, GR), 0 is none.
+    An answer that names a region can then copy the word from the place that is marked. colours: (B, GR, GR), 0 is none;
+    words: MOST tokens (`rau.vlm.dialogue.colour_tokens`).
     """
     side = round(reading.target.shape[1] ** 0.5)
     every = F.one_hot(colours, len(words) + 1).permute(0, 3, 1, 2).float()
