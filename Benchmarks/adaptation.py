@@ -1,8 +1,9 @@
 """What adaptation at the moment of use brings, on validation tasks: each part alone, and beside training the network.
 
 Pictures of the validation tasks (see `validation_tasks.py`); the volumes among them with `--volumes`. Variants: copying
-the mask; the network alone; with the registered prior; with the expert as well (the default); and the network itself
-trained for 20 steps on the reference (decoder, LoRA, or all of it), as it is and with what the default has.
+the mask; the network alone; with the registered prior; with the expert as well (the default; of a model with a pixel
+encoder, beside experts of filters alone); and the network itself trained for 20 steps on the reference (decoder, LoRA,
+or all of it), as it is and with what the default has.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from common import say, write_json
@@ -33,11 +35,13 @@ SECONDS = 3.0  # a picture, at most
 def variants(engine: Engine, settings: SegmentSettings, tuning: bool) -> dict[str, Callable[[Task], LabelMap]]:
     """Name -> what makes a label map of a task."""
 
-    def run(registration: str, adaptation: str, way: str = "") -> Callable[[Task], LabelMap]:
+    plain = replace(engine, pixels=None)
+
+    def run(registration: str, adaptation: str, way: str = "", base: Engine = engine) -> Callable[[Task], LabelMap]:
         chosen = settings.model_copy(update={"registration": registration, "adaptation": adaptation})
 
         def one(task: Task) -> LabelMap:
-            used = tuned(engine, task, way) if way else engine
+            used = tuned(engine, task, way) if way else base
             return segment([task.reference], task.target, chosen, engine=used).labels
 
         return one
@@ -47,6 +51,7 @@ def variants(engine: Engine, settings: SegmentSettings, tuning: bool) -> dict[st
         "network alone": run("off", "off"),
         "+ registered prior": run("auto", "off"),
         "expert without registration": run("off", "auto"),
+        **({"expert of filters alone": run("auto", "auto", base=plain)} if engine.pixels else {}),
         DEFAULT: run("auto", "auto"),
     }
     if tuning:

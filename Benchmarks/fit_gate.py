@@ -51,7 +51,7 @@ class Row:
 def rows_of(task: Task, number: int, engine: Engine, settings: SegmentSettings) -> list[Row]:
     """Run the pipeline up to the assembly, and keep what its sources say."""
     case = prepare([task.reference], task.target, settings, engine, ignore)
-    guide = build_guide(case, settings.seed, lambda: None)
+    guide = build_guide(case, settings.seed, lambda: None, engine.pixels)
     recipe = Recipe(settings.references_per_slice, settings.neighbours)
     planes = []
     for plane in case.planes:

@@ -85,7 +85,7 @@ def first_look(reference: Reference, target: Volume, engine: Engine, settings: S
     """As `rau segment` does it, without VLM and plausibility."""
     start = time.perf_counter()
     case = prepare([reference], target, settings, engine, ignore)
-    guide = build_guide(case, settings.seed, lambda: None)
+    guide = build_guide(case, settings.seed, lambda: None, engine.pixels)
     recipe, votes = Recipe(settings.references_per_slice, settings.neighbours), []
     for plane in case.planes:
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)

@@ -94,7 +94,7 @@ def _segment(
 
     tell(StageEvent("read"))
     case = prepare(references, target, settings, engine, tell, corrections)
-    guide = guided(case, settings, tell, go_on)
+    guide = guided(case, settings, engine, tell, go_on)
     cues = reasoned(case, settings, engine, tell, go_on)
     votes, slices = walked(case, guide, cues, settings, engine, tell, go_on)
     looked = looked_closer(case, votes, settings, engine, guide, cues, tell, go_on)
@@ -179,14 +179,16 @@ def judged(
     return judge(case, votes, guide, cues, grid, results, settings, go_on).report()
 
 
-def guided(case: Case, settings: SegmentSettings, tell: OnEvent, go_on: Callable[[], None]) -> Guide | None:
+def guided(
+    case: Case, settings: SegmentSettings, engine: Engine, tell: OnEvent, go_on: Callable[[], None]
+) -> Guide | None:
     """The experts' view of the target; None where they are not wanted or there is no room for them."""
     from rau.adaptation.guide import build_guide, within_reach
 
     if settings.adaptation == "off" or not within_reach(case):
         return None
     tell(StageEvent("adapt"))
-    return build_guide(case, settings.seed, go_on)
+    return build_guide(case, settings.seed, go_on, engine.pixels)
 
 
 def looked_closer(

@@ -17,6 +17,8 @@ from rau.adaptation.views import Sheets, doubted, views_of
 if TYPE_CHECKING:
     import torch
 
+    from rau.adaptation.pixel_encoder import Look, PixelEncoder
+
 HIDDEN = 64
 RANGE = 6.0  # deviations from the mean beyond which a feature is cut off
 
@@ -42,33 +44,48 @@ class Training:
 
 @dataclass(frozen=True)
 class Expert:
-    """A trained expert of K structures."""
+    """A trained expert of K structures. columns: which of the features of a pixel it sees; None: all."""
 
     network: torch.nn.Module
     mean: torch.Tensor
     deviation: torch.Tensor
     structures: int
+    columns: torch.Tensor | None = None
 
     def predict(self, images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """(B, C, S, S) images and (B, S, S, 3) places -> probabilities (B, K, S, S)."""
+        return self.told(pixels(images, places), images.shape[-1])
+
+    def told(self, features: torch.Tensor, side: int) -> torch.Tensor:
+        """The same from the features of the pixels, (B, side * side, D)."""
         import torch
 
         with torch.inference_mode():
-            x = pixels(images, places)
             found = []
-            for one in x:
+            for one in features if self.columns is None else features[..., self.columns]:
                 scaled = ((one - self.mean) / self.deviation).clamp(-RANGE, RANGE)
                 found.append(self.network(scaled).softmax(-1)[:, 1:].T)
-            side = images.shape[-1]
-            return torch.stack(found).view(len(images), self.structures, side, side)
+            return torch.stack(found).view(len(features), self.structures, side, side)
 
 
-def pixels(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Features of every pixel: (B, S * S, D)."""
+def pixels(images: torch.Tensor, places: torch.Tensor, look: Look | None = None) -> torch.Tensor:
+    """Features of every pixel: (B, S * S, D): filters, place, and learnt ones where there is a look."""
     import torch
 
-    look = filter_bank(images).flatten(2).transpose(1, 2)
-    return torch.cat([look, position_code(places).flatten(1, 2)], 2)
+    seen = [filter_bank(images).flatten(2).transpose(1, 2), position_code(places).flatten(1, 2)]
+    if look is not None:
+        seen.append(look.features.flatten(2).transpose(1, 2))
+    return torch.cat(seen, 2)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pixels to train on: (M, D) features as `pixels` has them, (M,) labels and weights; state: of the generator."""
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    state: torch.Tensor
 
 
 def drawn(
@@ -98,38 +115,45 @@ def perceptron(features: int, classes: int, dropout: float) -> torch.nn.Module:
 
 def train_expert(sheets: Sheets, structures: int, how: Training) -> Expert:
     """Train on views of `sheets`. The amount of work is fixed, the result the same for the same seed."""
+    return fitted(samples_of(sheets, structures, how), structures, how)
+
+
+def fitted(samples: Samples, structures: int, how: Training, columns: torch.Tensor | None = None) -> Expert:
+    """Train on pixels; columns: of the features that the expert sees, all unless told."""
     import torch
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(how.seed)
-        generator = torch.Generator().manual_seed(how.seed)
-        with torch.no_grad():
-            features, labels, weights = samples_of(sheets, structures, how, generator)
-            mean, deviation = features.mean(0), features.std(0) + 1e-5
-            features = ((features - mean) / deviation).clamp(-RANGE, RANGE)
+        generator = torch.Generator()
+        generator.set_state(samples.state.clone())
+        features = (samples.features if columns is None else samples.features[:, columns]).clone()
+        mean, deviation = features.mean(0), features.std(0) + 1e-5
+        features = ((features - mean) / deviation).clamp(-RANGE, RANGE)
         network = perceptron(features.shape[1], structures + 1, how.dropout)
-        fit(network, features, labels, weights, how, generator)
-    return Expert(network.eval().requires_grad_(False), mean, deviation, structures)
+        fit(network, features, samples.labels.clone(), samples.weights.clone(), how, generator)
+    return Expert(network.eval().requires_grad_(False), mean, deviation, structures, columns)
 
 
-def samples_of(
-    sheets: Sheets, structures: int, how: Training, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(M, D) features, (M,) labels and weights of pixels from the slices as they are and from views of them."""
+def samples_of(sheets: Sheets, structures: int, how: Training, encoder: PixelEncoder | None = None) -> Samples:
+    """Pixels from the slices as they are and from views of them. encoder: of learnt features beside the others."""
     import torch
 
-    views = views_of(sheets, how.views, generator)
-    given = min(len(sheets), max(1, how.views // 4))
-    plain = sheets.pick(torch.linspace(0, len(sheets) - 1, given).round().long())
-    parts = []
-    for one in (plain, views):
-        places = doubted(one.places, how.doubt, generator)
-        for k in range(len(one)):
-            index, weight = drawn(one.labels[k].flatten(), how.samples, structures, how, generator)
-            x = pixels(one.images[k : k + 1], places[k : k + 1])[0][index]
-            parts.append((x, one.labels[k].flatten()[index], weight))
-    features, labels, weights = (torch.cat(part) for part in zip(*parts, strict=True))
-    return features, labels, weights
+    generator = torch.Generator().manual_seed(how.seed)
+    with torch.no_grad():
+        views = views_of(sheets, how.views, generator)
+        given = min(len(sheets), max(1, how.views // 4))
+        plain = sheets.pick(torch.linspace(0, len(sheets) - 1, given).round().long())
+        parts = []
+        for one in (plain, views):
+            places = doubted(one.places, how.doubt, generator)
+            for k in range(len(one)):
+                index, weight = drawn(one.labels[k].flatten(), how.samples, structures, how, generator)
+                image = one.images[k : k + 1]
+                look = None if encoder is None else encoder.look(image)
+                x = pixels(image, places[k : k + 1], look)[0][index]
+                parts.append((x, one.labels[k].flatten()[index], weight))
+        features, labels, weights = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Samples(features, labels, weights, generator.get_state())
 
 
 def fit(

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rau.adaptation.expert import Expert, Training, train_expert
+from rau.adaptation.expert import Training
+from rau.adaptation.experts import Experts, train_experts
 from rau.adaptation.gate import Evidence, Weights, fineness, weights_of
-from rau.adaptation.views import Sheets, doubt_of, doubted, views_of
+from rau.adaptation.views import Sheets, doubt_of
 from rau.sam.pixels import Frame, from_square, to_square
 from rau.volume.planes import Planes
 
 if TYPE_CHECKING:
     import torch
 
+    from rau.adaptation.pixel_encoder import PixelEncoder
     from rau.preparation import Case, CasePlane
     from rau.references.registration import Registered
     from rau.sam.propagation import Match
 
 SMALL, USUAL, LARGE = 96, 256, 384  # pixels a side of the expert's square
 SHEETS = 10  # annotated slices of a reference that are looked at, at most
-CHECKS = 2  # views on which an expert is tried
 OWN_SHARE = 0.8  # of the expert of the target's own corrected slices beside those of the references, in such a slice
 OWN_DOUBT = 0.02  # of places in them, half squares
 GRID = 48  # cells a side of the network's masks, for `fineness`
@@ -180,8 +181,7 @@ class Places:
 
         size = self.square.size
         if self.field is None:
-            here = across(float(self.match.index[t]), self.match.reference.images, self.square.reference)
-            return torch.cat([torch.full((size, size, 1), here), self.grid], 2)
+            return self.plain(t)
         planes = self.target
         others = [i for i in range(3) if i != planes.axis]
         wanted = [torch.full((size, size), 2 * t / max(1, len(planes) - 1) - 1)]
@@ -192,6 +192,14 @@ class Places:
             self.field, torch.stack(wanted[::-1], -1)[None, None], padding_mode="border", align_corners=True
         )
         return sampled[0, :, 0].permute(1, 2, 0)
+
+    def plain(self, t: int) -> torch.Tensor:
+        """(S, S, 3) for slice t without registration: in the reference's slice that retrieval found, the same place."""
+        import torch
+
+        size = self.square.size
+        here = across(float(self.match.index[t]), self.match.reference.images, self.square.reference)
+        return torch.cat([torch.full((size, size, 1), here), self.grid], 2)
 
 
 def square_for(plane: CasePlane, match: Match) -> Square:
@@ -211,32 +219,20 @@ def within_reach(case: Case) -> bool:
     return len(case.values) * int(np.prod(case.target.shape[:3])) * 2 <= MOST_VOTES
 
 
-def tried(expert: Expert, sheets: Sheets, doubt: float, seed: int) -> np.ndarray:
-    """(K,) Dice of each structure on views that were not trained on; NaN where they do not show it."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed + 7919)
-    views = views_of(sheets.pick(torch.randperm(len(sheets), generator=generator)), CHECKS, generator)
-    found = expert.predict(views.images, doubted(views.places, doubt, generator)) > 0.5
-    scores = np.full(expert.structures, np.nan)
-    for k in range(expert.structures):
-        truth = views.labels == k + 1
-        if truth.any():
-            scores[k] = float(2 * (found[:, k] & truth).sum() / (found[:, k].sum() + truth.sum()))
-    return scores
-
-
-def build_guide(case: Case, seed: int, go_on: Callable[[], None]) -> Guide:
+def build_guide(case: Case, seed: int, go_on: Callable[[], None], encoder: PixelEncoder | None = None) -> Guide:
     """Train an expert of each reference and let it look at every slice of the target.
 
-    go_on is called between slices, and raises to cancel. The experts' probabilities are averaged.
+    go_on is called between slices, and raises to cancel. The experts' probabilities are averaged. encoder: of learnt
+    features for the experts of pictures; in volumes it gained nothing over the filters (validation pairs) and cost
+    seconds.
     """
     plane = case.planes[0]
+    encoder = encoder if len(plane.images) == 1 else None
     known = [m for m in plane.retrieved if any(len(m.reference.where[v]) for v in m.reference.values)]
     totals: dict[int, np.ndarray] = {}
     seen: dict[int, list[Evidence]] = {}
     for match in known:
-        for value, volume, evidence in expected_by(case, plane, match, seed, go_on):
+        for value, volume, evidence in expected_by(case, plane, match, seed, go_on, encoder):
             totals[value] = totals.get(value, 0) + volume.astype(np.uint16)
             seen.setdefault(value, []).append(evidence)
     expected = {v: np.round(total / len(seen[v])).astype(np.uint8) for v, total in totals.items()}
@@ -246,7 +242,11 @@ def build_guide(case: Case, seed: int, go_on: Callable[[], None]) -> Guide:
 
 
 def put_right(
-    case: Case, plane: CasePlane, seed: int, go_on: Callable[[], None], expected: dict[int, np.ndarray]
+    case: Case,
+    plane: CasePlane,
+    seed: int,
+    go_on: Callable[[], None],
+    expected: dict[int, np.ndarray],
 ) -> dict[int, np.ndarray]:
     """What an expert of the target's own corrected slices says goes into `expected`, the more the nearer they are.
 
@@ -266,7 +266,12 @@ def put_right(
 
 
 def expected_by(
-    case: Case, plane: CasePlane, match: Match, seed: int, go_on: Callable[[], None]
+    case: Case,
+    plane: CasePlane,
+    match: Match,
+    seed: int,
+    go_on: Callable[[], None],
+    encoder: PixelEncoder | None = None,
 ) -> list[tuple[int, np.ndarray, Evidence]]:
     """(value, (S, R, C) uint8 probability, evidence) of every structure that this reference shows."""
     values = [v for v in match.reference.values if len(match.reference.where[v])]
@@ -276,30 +281,30 @@ def expected_by(
     sheets = sheets_of(match, values, square)
     correlation = 1.0 if own else registered.after if registered is not None else 0.0
     doubt = OWN_DOUBT if own else doubt_of(correlation)
-    expert = train_expert(sheets, len(values), Training(doubt=doubt, seed=seed))
+    experts = train_experts(sheets, len(values), Training(doubt=doubt, seed=seed), encoder, registered is not None)
     go_on()
-    trust = np.nan_to_num(tried(expert, sheets, doubt, seed), nan=0.5)
+    trust = np.nan_to_num(experts.trust, nan=0.5)
     fine = np.zeros(len(values))
     maps = sheets.labels.numpy()
     for k in range(len(values)):
         largest = (maps == k + 1).sum((1, 2)).argmax()
         fine[k] = fineness((maps[largest] == k + 1)[None], GRID)[0]
-    volumes = looked_at(expert, plane.images, Places(plane.images, match, registered, square), square, go_on)
+    volumes = looked_at(experts, plane.images, Places(plane.images, match, registered, square), square, go_on)
     return [
         (v, volumes[k], Evidence(float(trust[k]), max(0.0, correlation), float(fine[k]))) for k, v in enumerate(values)
     ]
 
 
 def looked_at(
-    expert: Expert, planes: Planes, places: Places, square: Square, go_on: Callable[[], None]
+    experts: Experts, planes: Planes, places: Places, square: Square, go_on: Callable[[], None]
 ) -> list[np.ndarray]:
-    """The expert's probabilities of every slice: K arrays (S, R, C) uint8."""
+    """The experts' probabilities of every slice: K arrays (S, R, C) uint8."""
     frame = framed(planes, square.target)
-    volumes = [np.zeros(planes.array.shape[:3], np.uint8) for _ in range(expert.structures)]
+    volumes = [np.zeros(planes.array.shape[:3], np.uint8) for _ in range(experts.structures)]
     for t in range(len(planes)):
         go_on()
         image = grey(to_square(planes[t][None], frame, square.size), square.colour)
-        back = from_square(expert.predict(image, places.of(t)[None])[0], frame)
+        back = from_square(experts.predict(image, places.of(t)[None], places.plain(t)[None])[0], frame)
         for k, volume in enumerate(volumes):
             np.moveaxis(volume, planes.axis, 0)[t] = np.round(back[k] * 255)
     return volumes

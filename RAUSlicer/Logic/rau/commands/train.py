@@ -69,6 +69,7 @@ def later(name: str, settings: str, summary: str) -> None:
 later("sft", "SftTraining", "The VLM learns to label, to box and to say where each structure lies")
 later("grpo", "GrpoTraining", "The VLM learns from how good its own answers are")
 later("fusion", "FusionTraining", "The states of the VLM learn to speak to SAM2's decoder")
+later("pixels", "PixelTraining", "Features of a pixel, by which an expert of one reference is right in the target")
 later("adapter", "AdapterTraining", "A small file of what a site's accepted cases teach, if that helps")
 
 
@@ -78,7 +79,8 @@ def pack(
     output: Annotated[Path, typer.Option(help="Model folder to write")],
     version: Annotated[str, typer.Option(help="Version of the model")],
     encoder: Annotated[Path | None, typer.Option(help="Run of `rau train encoder`, or a model folder")] = None,
-    vlm: Annotated[Path | None, typer.Option(help="Run of `rau train sft` or grpo")] = None,
+    pixels: Annotated[Path | None, typer.Option(help="Run of `rau train pixels`, or a model folder")] = None,
+    vlm: Annotated[Path | None, typer.Option(help="Run of `rau train sft` or grpo, or a model folder")] = None,
     fusion: Annotated[Path | None, typer.Option(help="Run of `rau train fusion` with that VLM")] = None,
     uses: Annotated[str, typer.Option(help="What the default makes of the VLM: of presence,boxes,fusion,two-way")] = "",
     threshold: Annotated[float, typer.Option(help="Presence from which a structure is there, 0 to 1")] = 0.5,
@@ -88,7 +90,7 @@ def pack(
     from rau.training import pack as packing
 
     runs = packing.vlm_runs(vlm, fusion, uses, threshold)
-    made = packing.pack(segmenter, encoder, output, version, licence, runs)
+    made = packing.pack(segmenter, encoder, output, version, licence, runs, pixels)
     print(f"{made.manifest.name} {version}: {len(made.manifest.files)} files")
 
 

@@ -15,6 +15,7 @@ from rau.models.store import ModelFolder, find_model, open_model
 from rau.settings import SegmentSettings
 
 if TYPE_CHECKING:
+    from rau.adaptation.pixel_encoder import PixelEncoder
     from rau.references.encoded import EncodedReference
     from rau.references.encoder import Encoder
     from rau.sam.segmenter import Segmenter
@@ -27,7 +28,8 @@ KEPT_REFERENCES = 6  # encoded (reference, plane) pairs kept between runs
 class Engine:
     """segmenter: always; encoder: None when the model has none (slices are then matched by position alone).
 
-    reasoning: the VLM; None when the model has none. adapter: what is told of the site's adapter that is laid on
+    reasoning: the VLM; None when the model has none. pixels: features of a pixel for the experts; None: they see
+    filters alone. adapter: what is told of the site's adapter that is laid on
     (`rau.adaptation.site`); None: the model as it is. adapted: this engine with an adapter, by its hash.
     """
 
@@ -36,6 +38,7 @@ class Engine:
     encoder: Encoder | None
     device: str
     reasoning: Reasoning | None = None
+    pixels: PixelEncoder | None = None
     adapter: dict[str, Any] | None = None
     adapted: dict[str, Engine] = field(default_factory=dict, repr=False)
     _kept: OrderedDict[str, EncodedReference] = field(default_factory=OrderedDict, repr=False)
@@ -101,6 +104,7 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
     """Load the models that `settings` name (model, device, threads). Raises ModelError, InputError."""
     import torch
 
+    from rau.adaptation.pixel_encoder import PixelEncoder
     from rau.references.encoder import Encoder, build_encoder
     from rau.sam.build import build_sam2
     from rau.sam.segmenter import Segmenter
@@ -121,6 +125,11 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
             dinov2 = build_encoder(manifest.encoder.config)
             dinov2.load_state_dict(folder.tensors(manifest.encoder.file))
             encoder = Encoder(dinov2.eval().requires_grad_(False).to(device), manifest.encoder.image_size)
+        pixels = None
+        if manifest.pixels:
+            pixels = PixelEncoder(**manifest.pixels.config)
+            pixels.load_state_dict(folder.tensors(manifest.pixels.file))
+            pixels.eval().requires_grad_(False).to(device)
     except (RuntimeError, TypeError, ValueError) as problem:
         raise ModelError(
             f"The weights of {manifest.name} do not fit its model.json", "Get the model again"
@@ -129,4 +138,5 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
     wanted = (
         settings.reasoning != "off" and manifest.vlm is not None and (manifest.vlm.uses or settings.reasoning != "auto")
     )
-    return Engine(folder, segmenter, encoder, device, load_reasoning(folder, segmenter, device) if wanted else None)
+    reasoning = load_reasoning(folder, segmenter, device) if wanted else None
+    return Engine(folder, segmenter, encoder, device, reasoning, pixels)

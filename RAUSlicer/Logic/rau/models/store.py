@@ -44,6 +44,15 @@ class EncoderPart(BaseModel):
     file: str = "encoder.safetensors"
 
 
+class PixelPart(BaseModel):
+    """The experts' pixel encoder: arguments of `rau.adaptation.pixel_encoder.PixelEncoder`, and its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: dict[str, Any]
+    file: str = "pixels.safetensors"
+
+
 class VlmPart(BaseModel):
     """Qwen2.5-VL with its heads in a folder of its own (`rau.vlm.store`), and what the default makes of its cues.
 
@@ -79,6 +88,7 @@ class Manifest(BaseModel):
     licence: str
     segmenter: SegmenterPart
     encoder: EncoderPart | None = None
+    pixels: PixelPart | None = None
     vlm: VlmPart | None = None
     files: dict[str, str]
     trained: str = ""
@@ -158,6 +168,7 @@ def find_model(name: str) -> Path:
 def needed_files(manifest: Manifest) -> list[str]:
     """The files that a model must have, each with its checksum; of a VLM everything in its folder."""
     needed = [manifest.segmenter.file] + ([manifest.encoder.file] if manifest.encoder else [])
+    needed += [manifest.pixels.file] if manifest.pixels else []
     if manifest.vlm:
         needed += [f"vlm/{name}" for name in VLM_FILES]
         needed += [name for name in manifest.files if name.startswith("vlm/") and name not in needed]

@@ -52,6 +52,9 @@ def average(first: Path, second: Path, share: float, version: str, output: Path)
     if one.manifest.encoder is not None:
         weights["encoder.safetensors"] = one.tensors(one.manifest.encoder.file)
         manifest["encoder"] = {k: v for k, v in one.manifest.encoder.model_dump().items() if k != "file"}
+    if one.manifest.pixels is not None:
+        weights["pixels.safetensors"] = one.tensors(one.manifest.pixels.file)
+        manifest["pixels"] = {"config": one.manifest.pixels.config}
     trained = json.loads(one.manifest.trained or "{}")
     trained["segmenter"] = {"average_of": [told(one, 1 - share), told(other, share)]}
     manifest["trained"] = json.dumps(trained)

@@ -40,8 +40,8 @@ class Fused:
 
 
 def reasoner_folder(given: str) -> Path:
-    """Where reasoner.json lies: in `reasoner/` of a run folder, or in the folder itself. Raises InputError."""
-    for folder in (Path(given) / "reasoner", Path(given)):
+    """Where reasoner.json lies: in `reasoner/` of a run, `vlm/` of a model, or the folder itself. Raises InputError."""
+    for folder in (Path(given) / "reasoner", Path(given) / "vlm", Path(given)):
         if (folder / RECORD).is_file():
             return folder
     raise InputError(f"The folder {Path(given).name!r} holds no reasoner", "Give the folder of `rau train sft`")

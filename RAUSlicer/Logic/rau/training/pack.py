@@ -88,11 +88,12 @@ def pack(
     version: str,
     licence: str = "Apache-2.0",
     vlm: VlmRuns | None = None,
+    pixels: Path | None = None,
 ) -> ModelFolder:
     """Write the averaged weights of a segmenter run (and of an encoder run) as a model folder. No path goes in.
 
-    The segmenter is described as it was trained: its size and image size, not the preset's. segmenter, encoder: runs,
-    or model folders whose part is taken over as it is. Raises InputError, ModelError.
+    The segmenter is described as it was trained: its size and image size, not the preset's. segmenter, encoder, pixels:
+    runs, or model folders whose part is taken over as it is. Raises InputError, ModelError.
     """
     made: dict[str, Any] = {}
     weights: dict[str, dict[str, torch.Tensor]] = {}
@@ -120,6 +121,8 @@ def pack(
         made["encoder"] = settings_of(encoder)
         weights["encoder.safetensors"] = weights_of(encoder)
         manifest["encoder"] = {"config": chosen.encoder, "image_size": chosen.encoder_size}
+    if pixels is not None:
+        made["pixels"] = pack_pixels(pixels, manifest, weights)
     if vlm is None:
         manifest["trained"] = json.dumps(made)
         return write_model(output, manifest, weights)
@@ -128,6 +131,31 @@ def pack(
         made["vlm"] = pack_vlm(vlm, folder, manifest["vlm"], weights)
         manifest["trained"] = json.dumps(made)
         return write_model(output, manifest, weights, vlm=folder)
+
+
+def pack_pixels(source: Path, manifest: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    """Put the pixel encoder of a run, or of a model folder, into `weights`; gives how it was trained.
+
+    Raises InputError, ModelError.
+    """
+    from rau.adaptation.pixel_encoder import PixelEncoder
+
+    if (source / MANIFEST).is_file():
+        whole = open_model(source)
+        if whole.manifest.pixels is None:
+            raise InputError(
+                f"The model {whole.manifest.name} has no pixel encoder", "Give another, or a run of `rau train`"
+            )
+        manifest["pixels"] = {"config": whole.manifest.pixels.config}
+        weights["pixels.safetensors"] = whole.tensors(whole.manifest.pixels.file)
+        return dict(json.loads(whole.manifest.trained or "{}").get("pixels", {}))
+    made = settings_of(source)
+    start = "encoder."
+    weights["pixels.safetensors"] = {
+        key[len(start) :]: value for key, value in weights_of(source).items() if key.startswith(start)
+    }
+    manifest["pixels"] = {"config": PixelEncoder().config}
+    return made
 
 
 def pack_vlm(runs: VlmRuns, folder: Path, part: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
