@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import say, write_json
 from tuning import WAYS, tuned
-from validation_tasks import Task, tasks
+from validation_tasks import Task, slices, tasks
 
 from rau.evaluation.baselines import copied
 from rau.evaluation.metrics import dice_of_structures, mean, mean_of
@@ -66,14 +66,19 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     parser.add_argument("--first", action="store_true", help="one task of each group, all variants")
     parser.add_argument("--volumes", action="store_true", help="volumes too; the network is then not trained")
+    parser.add_argument(
+        "--slices", action="store_true", help="slices of real volumes instead, for models that were trained without"
+    )
     parser.add_argument("--model", default="auto", help="as in `rau segment`")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     arguments = parser.parse_args()
     settings = SegmentSettings(model=arguments.model)
-    ways = variants(load_engine(settings), settings, not (arguments.quick or arguments.volumes))
+    short = arguments.quick or arguments.volumes or arguments.slices
+    ways = variants(load_engine(settings), settings, not short)
     scores: dict[str, dict[str, list[float]]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for task in tasks(quick=arguments.quick or arguments.first):
+    chosen = slices() if arguments.slices else tasks(quick=arguments.quick or arguments.first)
+    for task in chosen:
         if task.target.array.shape[0] > 1 and not arguments.volumes:
             continue
         row = scores.setdefault(task.group, {name: [] for name in ways})

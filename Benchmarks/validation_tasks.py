@@ -16,11 +16,14 @@ from rau.evaluation.datasets import Case, find_data, training_cases
 from rau.references.reference import Reference
 from rau.training.anatomy import FAMILIES
 from rau.training.data import Source
+from rau.volume.orientation import canonical
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume
 
 SEED = 777
 SIDE = 256  # pixels of a random anatomy
 MOST = 12  # structures of a task
+LEAST = 30  # pixels of a structure, in both slices of a pair
+LEVELS = 0.06  # how far apart their levels are, of the structures' extent
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,71 @@ def trunks(data: Path, each: int = 3, apart: int = 12) -> Iterator[Task]:
                         common = sorted(shown[0][i] & shown[1][j])[:MOST]
                         reference = Reference(cut(image, int(i)), cut_labels(labels, int(i), common))
                         yield Task("trunk", reference, cut(other, int(j)), cut_labels(maps, int(j), common))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A case in canonical orientation. image: 8-bit; labels alike; spacing: mm along the three axes."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    spacing: tuple[float, ...]
+    structures: tuple[Structure, ...]
+
+
+def slices(data: Path | None = None) -> Iterator[Task]:
+    """Real slices of two patients each, cut along every axis at about the same level: hippocampi, CT, prostates.
+
+    What is trained on random anatomies alone (`--sources anatomies`) has seen none of these kinds of pictures, and can
+    be judged by them.
+    """
+    from rau.volume.window import SOFT_TISSUE
+
+    data = data or find_data()
+    if data is None:
+        return
+    rows = (
+        ("hippocampus", training_cases("msd_hippocampus", data)[-8:], (0, 1, 2), 1, None),
+        ("CT", training_cases("totalsegmentator", data)[:3], (0, 1, 2), 4, SOFT_TISSUE),
+        ("prostate", training_cases("msd_prostate", data), (0,), 4, None),
+    )
+    for number, (name, cases, axes, each, window) in enumerate(rows):
+        rng = np.random.default_rng([SEED, number])
+        scans = [scan_of(case, window) for case in cases]
+        for one, other in zip(scans, [*scans[1:], scans[0]]):
+            for axis in axes:
+                made = (slice_pair(f"{name} {axis}", one, other, axis, rng) for _ in range(each))
+                yield from (task for task in made if task is not None)
+
+
+def scan_of(case: Case, window: tuple[float, float] | None) -> Scan:
+    from rau.volume.window import to_uint8
+
+    image, labels = case.read()
+    maps, geometry, orientation = canonical(labels.array, labels.geometry)
+    return Scan(orientation.forth(to_uint8(image, window)), maps, geometry.spacing, labels.structures)
+
+
+def slice_pair(group: str, one: Scan, other: Scan, axis: int, rng: np.random.Generator) -> Task | None:
+    """A slice of each, at levels that differ a little; None where they share no structure of `LEAST` pixels."""
+    share = rng.uniform(0.15, 0.85)
+    levels = []
+    for scan, away in ((one, 0.0), (other, LEVELS * rng.normal())):
+        shown = np.nonzero((scan.labels > 0).any(tuple(k for k in range(3) if k != axis)))[0]
+        levels.append(int(shown[0] + np.clip(share + away, 0, 1) * (shown[-1] - shown[0])))
+    maps = [np.take(scan.labels, level, axis) for scan, level in zip((one, other), levels, strict=True)]
+    counts = [np.bincount(part.ravel(), minlength=65536) for part in maps]
+    common = [int(v) for v in np.nonzero((counts[0] > LEAST) & (counts[1] > LEAST))[0] if v][:MOST]
+    if not common:
+        return None
+    images, labels = [], []
+    for scan, level, part in zip((one, other), levels, maps, strict=True):
+        rows, columns = (size for k, size in enumerate(scan.spacing) if k != axis)
+        grid = Geometry((1, *part.shape), (1.0, rows, columns))
+        images.append(Volume(np.take(scan.image, level, axis)[None], grid))
+        named = tuple(structure for structure in scan.structures if structure.value in common)
+        labels.append(LabelMap(np.where(np.isin(part, common), part, 0)[None], grid, named))
+    return Task(group, Reference(images[0], labels[0]), images[1], labels[1])
 
 
 def cut(image: Volume, index: int) -> Volume:

@@ -12,12 +12,13 @@ import torch
 from evaluation_sets import joined
 from fit_gate import Row, dice_of, fitted, mean_dice
 from tuning import WAYS, tuned
-from validation_tasks import anatomies, picture_task
+from validation_tasks import LEAST, Scan, anatomies, picture_task, slice_pair
 
 from rau.errors import InputError
 from rau.models.engine import load_engine
 from rau.models.store import known_models
 from rau.settings import SegmentSettings
+from rau.volume.volume import Structure
 
 needs_model = pytest.mark.skipif("rau-mini" not in known_models(), reason="the bundled model is not here")
 
@@ -37,6 +38,33 @@ def test_a_picture_task_keeps_colours_and_drops_what_the_reference_lacks():
     task = picture_task("group", pictures, maps)
     assert task.target.is_colour and set(np.unique(task.truth.array)) == {0, 1}
     assert picture_task("group", pictures, np.zeros_like(maps)) is None
+
+
+def scan_with(values, start: int = 4):
+    """A volume of 20 x 30 x 40 voxels with a block of each value, from slice `start` on along every axis."""
+    labels = np.zeros((20, 30, 40), np.uint16)
+    for k, value in enumerate(values):
+        labels[start:16, start:26, start + 8 * k : start + 8 * (k + 1)] = value
+    structures = tuple(Structure(value, f"structure {value}") for value in values)
+    return Scan((labels * 20).astype(np.uint8), labels, (3.0, 2.0, 1.0), structures)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_pair_of_slices_shows_what_both_patients_have_at_that_level_in_true_proportions(axis):
+    task = slice_pair("group", scan_with((1, 2, 3)), scan_with((2, 3, 5), 6), axis, np.random.default_rng(1))
+    if task is None:  # cut where no block is shared
+        assert axis == 2
+        return
+    rest = [size for k, size in enumerate((3.0, 2.0, 1.0)) if k != axis]
+    shown = set(np.unique(task.reference.labels.array).tolist()) - {0}
+    assert shown <= {2, 3} and shown == set(np.unique(task.truth.array).tolist()) - {0}
+    assert task.target.array.shape[0] == 1 and list(task.target.geometry.spacing[1:]) == rest
+    assert {one.value for one in task.reference.structures} == shown
+    assert min((task.truth.array == value).sum() for value in shown) > LEAST
+
+
+def test_patients_who_share_nothing_make_no_pair():
+    assert slice_pair("group", scan_with((1,)), scan_with((2,)), 0, np.random.default_rng(0)) is None
 
 
 @needs_model
