@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHECKS = 2  # views on which experts are tried
 SHARPNESS = 12.0  # of the shares, by trust; this and what follows by validation tasks
 DOUBTED = 1.6  # times what registration is doubted by, for the closed form
-PLAIN = 0.15  # doubt of places that are not registered, half squares: what the closed form was trained with
+PLAIN = 0.15  # doubt of places that are not registered, half squares; in training no pair is
 
 
 @dataclass(frozen=True)

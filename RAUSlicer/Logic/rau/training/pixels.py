@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rau.adaptation.closed_form import Seen
+from rau.adaptation.experts import PLAIN
 from rau.adaptation.features import filter_bank
 from rau.adaptation.guide import centres
 from rau.adaptation.pixel_encoder import PixelEncoder
@@ -33,7 +34,6 @@ from rau.training.schedule import Schedule
 from rau.training.sets import mixtures
 
 LAYOUT = Layout(1, 0)
-DOUBT = 0.15  # of places, half squares: pairs are not registered
 SOME = 2304  # pixels of a target that count in a step
 
 
@@ -97,7 +97,7 @@ class Lesson(nn.Module):
             rows = batch.of == i
             if rows.any():
                 reference, target = (Seen(made[i, k], bank[i, k], places) for k in range(2))
-                fit = self.encoder.closed_form.fit(reference, shown[rows], DOUBT, generator)
+                fit = self.encoder.closed_form.fit(reference, shown[rows], PLAIN, generator)
                 found[rows] = self.encoder.closed_form.logits(fit, target.pick(index))
         return found, truth[:, index]
 
@@ -133,6 +133,29 @@ def validate(lesson: Lesson, source: Mixture, size: int, count: int = 4) -> dict
     return scores
 
 
+def taken(lesson: Lesson, optimiser: torch.optim.Optimizer, batch: Batch, step: int, bf16: bool) -> float:
+    """One step; gives the loss."""
+    logits, truth = lesson(batch, step, bf16, some=SOME)
+    loss = loss_of(logits, truth, batch.present)
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(lesson.parameters(), 1.0)
+    optimiser.step()
+    return loss.item()
+
+
+def validated(progress: checkpoint.Progress, source: Mixture, settings: PixelTraining) -> dict[str, float]:
+    """Validate the averaged weights, and write it down."""
+    folder, averaged = Path(settings.folder), Lesson()
+    averaged.load_state_dict(progress.mean)
+    loss = float(np.mean(progress.losses[-200:]))
+    row = {"step": progress.step, "seconds": round(progress.seconds), "loss": loss}
+    scores = {**row, **validate(averaged, source, settings.size)}
+    checkpoint.append(folder / "validation.csv", {k: round(float(v), 4) for k, v in scores.items()})
+    checkpoint.plot(folder, tuple(key for key in scores if key in row or key.endswith(" plain")))
+    return scores
+
+
 def train(settings: PixelTraining) -> Iterator[dict[str, float]]:
     """Train, yielding the validation scores every so often. Resumes from the folder's state."""
     torch.manual_seed(settings.seed)
@@ -148,37 +171,26 @@ def train(settings: PixelTraining) -> Iterator[dict[str, float]]:
     source = filtered(made.hard, parts_of(settings.sources))
 
     def drawn(step: int) -> Batch:
-        difficulty = min(1.0, step / max(1, settings.ramp))
-        return make_batch(
-            source, (settings.seed, step), LAYOUT, settings.tasks, settings.structures, settings.size, difficulty
-        )
+        seed, difficulty = (settings.seed, step), min(1.0, step / max(1, settings.ramp))
+        return make_batch(source, seed, LAYOUT, settings.tasks, settings.structures, settings.size, difficulty)
 
     ready = batches(drawn, progress.step, checked(settings.workers))
-    before, losses, over = progress.seconds, list[float](), False
-    while not (over or schedule.over(progress.step, progress.seconds)):
+    before, done = progress.seconds, schedule.over(progress.step, progress.seconds)
+    while not done:
         begin = time.perf_counter()
         batch = next(ready)
         for group in optimiser.param_groups:
             group["lr"] = schedule.at(progress.step, progress.seconds)
-        logits, truth = lesson(batch, progress.step, settings.bf16, some=SOME)
-        loss = loss_of(logits, truth, batch.present)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(lesson.parameters(), 1.0)
-        optimiser.step()
+        progress.losses.append(taken(lesson, optimiser, batch, progress.step, settings.bf16))
         progress.update(lesson, settings.decay)
-        losses.append(loss.item())
         progress.seconds += time.perf_counter() - begin
-        over = bool(settings.minutes) and progress.seconds - before > settings.minutes * 60
+        late = bool(settings.minutes) and progress.seconds - before > settings.minutes * 60
+        done = late or schedule.over(progress.step, progress.seconds)
         if progress.step % 50 == 0:
-            row = {"step": progress.step, "seconds": round(progress.seconds), "loss": round(np.mean(losses[-50:]), 4)}
+            loss = round(float(np.mean(progress.losses[-50:])), 4)
+            row = {"step": progress.step, "seconds": round(progress.seconds), "loss": loss}
             checkpoint.append(folder / "log.csv", row)
-        if progress.step % settings.every == 0 or over or schedule.over(progress.step, progress.seconds):
-            averaged = Lesson()
-            averaged.load_state_dict(progress.mean)
-            row = {"step": progress.step, "seconds": round(progress.seconds), "loss": float(np.mean(losses[-200:]))}
-            scores = {**row, **validate(averaged, made.validation, settings.size)}
-            checkpoint.append(folder / "validation.csv", {k: round(float(v), 4) for k, v in scores.items()})
-            checkpoint.plot(folder, tuple(key for key in scores if key in row or key.endswith(" plain")))
+        if progress.step % settings.every == 0 or done:
+            scores = validated(progress, made.validation, settings)
             checkpoint.save(state, lesson, optimiser, progress, asdict(settings))
             yield scores
