@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rau.references import registration
 from rau.references.registration import can_register, correlation, register
 from rau.training.patient import patient_pair
 from rau.volume.window import to_uint8
@@ -43,6 +44,16 @@ def test_a_volume_laid_onto_itself_stays(pair):
     image, labels, _, _, spacing = pair
     found = register(image, spacing, image, labels, spacing)
     assert found.after > 0.99 and mean_dice(found.labels, labels) > 0.95
+
+
+def test_a_laid_mask_is_kept_unless_too_much_would_be(pair, monkeypatch):
+    image, labels, target, _, spacing = pair
+    found = register(target, spacing, image, labels, spacing)
+    first = found.prior(1)
+    assert found.prior(1) is first and not first.flags.writeable and np.array_equal(first, found._lay(1))
+    monkeypatch.setattr(registration, "KEPT", 0)
+    found._laid.clear()
+    assert found.prior(1) is not found.prior(1) and np.array_equal(found.prior(1), first)
 
 
 def test_the_prior_is_the_registered_structure_with_a_soft_border(pair):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ TURNS = (-15.0, 15.0, -30.0, 30.0, -45.0, 45.0)  # of volumes, degrees in the pl
 TURNED = 0.1  # by which a turn must make two volumes more alike
 NEAR = 0.04  # of the extent: a shift below is left to the affine search
 ELSEWHERE = 0.05  # by which the correlation must grow for an image to lie elsewhere
+KEPT = 128_000_000  # bytes of laid masks
 STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before the affine search begins
 
 
@@ -42,6 +43,7 @@ class Registered:
     labels: np.ndarray
     _masks: Any
     _grid: Any
+    _laid: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def useful(self) -> bool:
@@ -49,7 +51,18 @@ class Registered:
         return self.after > max(self.before, 0.3)
 
     def prior(self, value: int) -> np.ndarray:
-        """(S, R, C) float32, 0 to 1: how much of each target voxel the registered structure covers."""
+        """(S, R, C) float32, 0 to 1: how much of each target voxel the registered structure covers. Not to be written
+        to: it is kept for the next time, as long as all that is kept stays below `KEPT`.
+        """
+        if value in self._laid:
+            return self._laid[value]
+        laid = self._lay(value)
+        if sum(one.nbytes for one in self._laid.values()) + laid.nbytes <= KEPT:
+            laid.flags.writeable = False
+            self._laid[value] = laid
+        return laid
+
+    def _lay(self, value: int) -> np.ndarray:
         import SimpleITK as sitk
 
         mask = soft_mask(self._masks, value)
