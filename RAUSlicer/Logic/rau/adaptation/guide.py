@@ -242,11 +242,7 @@ def build_guide(case: Case, seed: int, go_on: Callable[[], None], encoder: Pixel
 
 
 def put_right(
-    case: Case,
-    plane: CasePlane,
-    seed: int,
-    go_on: Callable[[], None],
-    expected: dict[int, np.ndarray],
+    case: Case, plane: CasePlane, seed: int, go_on: Callable[[], None], expected: dict[int, np.ndarray]
 ) -> dict[int, np.ndarray]:
     """What an expert of the target's own corrected slices says goes into `expected`, the more the nearer they are.
 

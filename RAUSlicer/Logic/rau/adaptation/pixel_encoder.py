@@ -70,7 +70,7 @@ class PixelEncoder(nn.Module):
         """Read slices (B, C, S, S) in 0 to 1, of one channel or three and any size."""
         sized = F.interpolate(images, size=(self.size,) * 2, mode="bilinear", align_corners=False, antialias=True)
         read = sized.expand(-1, 3, -1, -1)
-        return Look(read, self(read.to(next(self.parameters()).device)).to(images.device), images.shape[-1])
+        return Look(read, self(read), images.shape[-1])
 
 
 @dataclass(frozen=True)

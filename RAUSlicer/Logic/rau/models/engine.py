@@ -28,8 +28,8 @@ KEPT_REFERENCES = 6  # encoded (reference, plane) pairs kept between runs
 class Engine:
     """segmenter: always; encoder: None when the model has none (slices are then matched by position alone).
 
-    reasoning: the VLM; None when the model has none. pixels: features of a pixel for the experts; None: they see
-    filters alone. adapter: what is told of the site's adapter that is laid on
+    reasoning: the VLM; None when the model has none. pixels: features of a pixel for the experts, on the CPU;
+    None: they see filters alone. adapter: what is told of the site's adapter that is laid on
     (`rau.adaptation.site`); None: the model as it is. adapted: this engine with an adapter, by its hash.
     """
 
@@ -129,7 +129,7 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
         if manifest.pixels:
             pixels = PixelEncoder(**manifest.pixels.config)
             pixels.load_state_dict(folder.tensors(manifest.pixels.file))
-            pixels.eval().requires_grad_(False).to(device)
+            pixels.eval().requires_grad_(False)  # as all of the experts, on the CPU
     except (RuntimeError, TypeError, ValueError) as problem:
         raise ModelError(
             f"The weights of {manifest.name} do not fit its model.json", "Get the model again"

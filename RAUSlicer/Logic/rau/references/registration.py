@@ -27,7 +27,7 @@ TURNS = (-15.0, 15.0, -30.0, 30.0, -45.0, 45.0)  # of volumes, degrees in the pl
 TURNED = 0.1  # by which a turn must make two volumes more alike
 NEAR = 0.04  # of the extent: a shift below is left to the affine search
 ELSEWHERE = 0.05  # by which the correlation must grow for an image to lie elsewhere
-KEPT = 128_000_000  # bytes of laid masks
+KEPT = 128_000_000  # bytes of laid masks that one registration keeps
 STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before the affine search begins
 
 
