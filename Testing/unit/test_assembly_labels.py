@@ -46,6 +46,32 @@ def test_votes_across_any_axis_land_on_the_same_voxels(axis):
     assert np.array_equal(assemble([votes], 0.5) == 1, truth)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_that_were_not_segmented_are_between_those_beside_them(axis):
+    shape = [4, 5, 6]
+    shape[axis] = 7
+    votes, plane = PlaneVotes((1, 8), tuple(shape), axis), tuple(n for k, n in enumerate(shape) if k != axis)
+    for t, (probability, presence) in {1: (0.2, 1.0), 3: (0.8, 0.6), 4: (0.4, 0.6)}.items():
+        votes.add(masks(t, {1: np.full(plane, probability)}, {1: presence}))
+    votes.complete()
+    found = np.moveaxis(votes.votes[1], axis, 0)[:, 0, 0] / 255
+    assert found == pytest.approx([0.2, 0.2, 0.5, 0.8, 0.4, 0.4, 0.4], abs=0.005), "the ends as the nearest slice"
+    assert votes.presence[:, 0] == pytest.approx([1.0, 1.0, 0.8, 0.6, 0.6, 0.6, 0.6])
+    assert votes.asked[:, 0].all() and not votes.asked[:, 1].any() and 8 not in votes.votes
+
+
+def test_a_plane_of_which_every_slice_was_segmented_stays_as_it_is():
+    votes = PlaneVotes((1,), (3, 2, 2), 0)
+    for t in range(3):
+        votes.add(masks(t, {1: np.full((2, 2), 0.3 * t)}, {1: 0.5 + 0.1 * t}))
+    before, presence = votes.votes[1].copy(), votes.presence.copy()
+    votes.complete()
+    assert np.array_equal(votes.votes[1], before) and np.array_equal(votes.presence, presence)
+    empty = PlaneVotes((1,), (3, 2, 2), 0)
+    empty.complete()
+    assert not empty.votes and not empty.presence.any()
+
+
 def test_three_planes_are_averaged():
     planes = []
     for probability in (0.9, 0.8, 0.1):

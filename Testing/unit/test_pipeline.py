@@ -13,7 +13,7 @@ from rau.errors import Cancelled, InputError  # noqa: E402
 from rau.events import SliceEvent, StageEvent, WarningEvent, ignore  # noqa: E402
 from rau.models.engine import load_engine  # noqa: E402
 from rau.pipeline import segment  # noqa: E402
-from rau.preparation import axes_for, prepare  # noqa: E402
+from rau.preparation import axes_for, prepare, step_of  # noqa: E402
 from rau.references.reference import Reference  # noqa: E402
 from rau.settings import SegmentSettings  # noqa: E402
 from rau.volume.volume import Geometry, LabelMap, Structure, Volume  # noqa: E402
@@ -285,6 +285,17 @@ def test_planes_follow_the_voxels():
         "no spacing known: the short axis is the slices'"
     )
     assert axes_for(settings(planes="all"), [Geometry((1, 30, 30))] * 2, 2) == [0]
+
+
+def test_of_cubes_every_second_slice_of_the_other_planes_is_segmented_and_all_where_all_are_asked_for(engine):
+    reference = phantom((26, 25, 24), (1.0, 1.0, 1.0))
+    other = phantom((26, 25, 24), (1.0, 1.0, 1.0), seed=1).image
+    for planes, share in (("auto", 2), ("all", 1)):
+        result = segment([reference], other, settings(planes=planes, quality="off"), engine=engine)
+        done = [sum(one.axis == axis for one in result.slices) for axis in range(3)]
+        assert done[0] == 26 and done[1] in (25 // share, (25 + share - 1) // share) and done[2] == 24 // share
+    few = [step_of(settings(), number, count) for number in (0, 1) for count in (12, 100)]
+    assert few == [1, 1, 1, 2], "all of the acquisition plane, and of few slices"
 
 
 def test_the_result_says_how_far_it_can_be_trusted_unless_nobody_asks(engine):

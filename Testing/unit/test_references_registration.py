@@ -46,6 +46,19 @@ def test_a_volume_laid_onto_itself_stays(pair):
     assert found.after > 0.99 and mean_dice(found.labels, labels) > 0.95
 
 
+def test_the_affine_search_sees_few_voxels_about_as_wide_as_they_are_thick():
+    thick = registration.as_image(np.zeros((11, 384, 384), np.uint8), (3.0, 0.6, 0.6))
+    seen = registration.searched(thick)
+    assert 20_000 < seen.GetNumberOfPixels() <= registration.THICK_VOXELS and seen.GetSize()[2] == 11
+    assert max(seen.GetSpacing()) <= 1.5 * min(seen.GetSpacing())
+    cubes = registration.as_image(np.zeros((50, 60, 40), np.uint8), (1.0, 1.0, 1.0))
+    assert registration.searched(cubes).GetSize() == cubes.GetSize()
+    large = registration.searched(registration.as_image(np.zeros((100, 120, 110), np.uint8), (1.0, 1.0, 1.0)))
+    assert large.GetNumberOfPixels() <= registration.AFFINE_VOXELS
+    picture = registration.as_image(np.zeros((1, 600, 500), np.uint8), (1.0, 1.0, 1.0))
+    assert registration.searched(picture) is picture
+
+
 def test_a_laid_mask_is_kept_unless_too_much_would_be(pair, monkeypatch):
     image, labels, target, _, spacing = pair
     found = register(target, spacing, image, labels, spacing)

@@ -1,4 +1,4 @@
-"""Mask prompts of a slice; how far it lies beyond a structure; which neighbours' masks are relied on."""
+"""Which slices are segmented; mask prompts of a slice; how far beyond a structure it lies; which neighbours count."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from rau.sam.propagation import Direction, Done, Match, beyond, prompts_of  # noqa: E402
+from rau.sam.propagation import Direction, Done, Match, Recipe, beyond, chosen_memories, prompts_of, walks  # noqa: E402
 from rau.sam.segmenter import Memory  # noqa: E402
 from rau.volume.planes import Planes  # noqa: E402
 
@@ -42,6 +44,25 @@ def matched(where, slices=10, annotated=None):
     """A match of target slice t to reference slice t; the structure 1 is in the slices `where`."""
     reference = SimpleNamespace(images=[None] * slices, where={1: np.array(where)})
     return Match(reference, 0, np.arange(slices), np.ones(slices), annotated=annotated)
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 59))
+def test_a_walk_goes_through_every_so_many_slices_once_from_the_key_slice(count, step, best):
+    match = matched([best % count], count)
+    onwards, back = walks([match], count, step)
+    assert onwards[0] == best % count, "the slice that shows something"
+    assert sorted([*onwards, *back]) == [t for t in range(count) if (t - best % count) % step == 0]
+
+
+def test_of_a_reference_the_slices_of_the_step_are_remembered_if_they_show_the_structure():
+    def indices(where, step):
+        match = matched(where, 12)
+        match.reference.memory = lambda _, index: (index, {1: 0})
+        return [index for index, _ in chosen_memories(NETWORK, [match], 6, 1, Recipe(step=step))]
+
+    assert indices(range(2, 11), 1) == [6, 5, 7]
+    assert indices(range(2, 11), 2) == [6, 4, 8]
+    assert indices([5, 7], 2) == [5, 7], "none of the step shows it"
 
 
 def test_slices_past_the_last_one_that_shows_a_structure_lie_beyond_it():

@@ -126,9 +126,13 @@ def walked(
     tell: OnEvent,
     go_on: Callable[[], None],
 ) -> tuple[list[PlaneVotes], list[SliceResult]]:
-    """Every slice of every plane through SAM2: what each plane votes for, and what became of each slice."""
+    """The slices of every plane through SAM2: what each plane votes for, and what became of each slice.
+
+    Every slice of the acquisition plane, and of the others as `step_of` says.
+    """
     from rau.assembly.labels import PlaneVotes, preview
-    from rau.sam.propagation import Recipe, segment_plane
+    from rau.preparation import step_of
+    from rau.sam.propagation import Recipe, segment_plane, walks
     from rau.sam.reading import Economy, fast
 
     tell(StageEvent("segment"))
@@ -136,14 +140,17 @@ def walked(
     candidates = guide.candidate if guide is not None else None
     segmenter, votes, slices = engine.segmenter, list[PlaneVotes](), list[SliceResult]()
     single = case.single if settings.ends == "signs" else None
-    total, rows = sum(len(plane.images) for plane in case.planes), segmenter.rows_at_once
+    steps = [step_of(settings, number, len(plane.images)) for number, plane in enumerate(case.planes)]
+    ways = [walks(plane.matches, len(plane.images), step) for plane, step in zip(case.planes, steps, strict=True)]
+    total, rows = sum(len(on) + len(back) for on, back in ways), segmenter.rows_at_once
     quick = fast(segmenter.size, segmenter.device.type) if settings.speed == "fast" else Economy()
     segmenter.model.memory_attention.economy = quick
     for number, plane in enumerate(case.planes):
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis, single)
         clock = time.perf_counter()
         advice = advice_of(cues, engine) if number == 0 else None
-        for one in segment_plane(segmenter, plane.images, plane.matches, recipe, candidates, advice):
+        stepped = replace(recipe, step=steps[number])
+        for one in segment_plane(segmenter, plane.images, plane.matches, stepped, candidates, advice):
             go_on()
             vote.add(one)
             spent, clock = 1e3 * (time.perf_counter() - clock), time.perf_counter()
@@ -153,6 +160,7 @@ def walked(
             shown = None if seen is None else case.slice_back(plane.images.axis, seen)
             score = float(one.iou.mean()) if len(one.iou) else 0.0
             tell(SliceEvent(len(slices), total, index, axis, shown, score, spent))
+        vote.complete()
         votes.append(vote)
     if segmenter.rows_at_once != rows:
         tell(WarningEvent(f"Memory was short: {segmenter.rows_at_once} structures at a time were segmented"))

@@ -27,7 +27,8 @@ class SegmentSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute")
     planes: Literal["auto", "acquisition", "all"] = Field(
         "auto",
-        description="Planes to cut: the acquisition plane, all three (averaged; slower), or by the shape of the voxels",
+        description="Planes to cut: the acquisition plane, all three (averaged; slower), or by the shape of the voxels "
+        "(of cubes the acquisition plane and every second slice of the others)",
     )
     registration: Literal["auto", "off"] = Field(
         "auto",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rau.sam.propagation import Match
 
 SMALL, USUAL, LARGE = 96, 256, 384  # pixels a side of the expert's square
+DOUBLED = 128  # up to which a slice of a volume is doubled: finer squares gained nothing and cost seconds
 SHEETS = 10  # annotated slices of a reference that are looked at, at most
 OWN_SHARE = 0.8  # of the expert of the target's own corrected slices beside those of the references, in such a slice
 OWN_DOUBT = 0.02  # of places in them, half squares
@@ -72,11 +73,12 @@ class Guide:
 
 
 def side_of(frame_shape: tuple[int, int], flat: bool) -> int:
-    """Pixels of the expert's square: what the slice has twice over, at most USUAL; large pictures get LARGE."""
+    """Pixels of the expert's square. Slices of volumes: what they have, small ones twice over, at most USUAL."""
     longest = max(frame_shape)
     if flat:
         return LARGE if longest > 400 else USUAL
-    return int(np.clip(64 * np.ceil(2 * longest / 64), SMALL, USUAL))
+    wanted = max(longest, min(2 * longest, DOUBLED))
+    return int(np.clip(64 * np.ceil(wanted / 64), SMALL, USUAL))
 
 
 def square_mm(planes: Planes) -> float:

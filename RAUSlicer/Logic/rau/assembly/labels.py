@@ -37,9 +37,10 @@ class PlaneVotes:
         self.votes: dict[int, np.ndarray] = {}
         self.presence = np.zeros((shape[axis], len(self.values)), np.float32)
         self.iou, self.area, self.beyond = (np.zeros_like(self.presence) for _ in range(3))
-        self.asked = np.zeros(self.presence.shape, bool)
+        self.asked, self.done = np.zeros(self.presence.shape, bool), np.zeros(shape[axis], bool)
 
     def add(self, one: SliceMasks) -> None:
+        self.done[one.index] = True
         for k, value in enumerate(one.values):
             column = self.values.index(value)
             self.presence[one.index, column], self.iou[one.index, column] = one.presence[k], one.iou[k]
@@ -50,6 +51,20 @@ class PlaneVotes:
             if value not in self.votes:
                 self.votes[value] = np.zeros(self.shape, np.uint8)
             np.moveaxis(self.votes[value], self.axis, 0)[one.index] = np.round(one.probability[k] * 255)
+
+    def complete(self) -> None:
+        """Slices that were not segmented get what the two beside them say, by how near they are; ends what one says."""
+        done = np.flatnonzero(self.done)
+        for t in np.flatnonzero(~self.done) if len(done) else ():
+            place = int(np.searchsorted(done, t))
+            one, other = done[max(0, place - 1)], done[min(place, len(done) - 1)]
+            share = (t - one) / (other - one) if other > one else 0.0
+            self.asked[t] = self.asked[one] | self.asked[other]
+            for known in (self.presence, self.iou, self.area, self.beyond):
+                known[t] = (1 - share) * known[one] + share * known[other]
+            for votes in self.votes.values():
+                slices = np.moveaxis(votes, self.axis, 0)
+                slices[t] = np.round((1 - share) * slices[one] + share * slices[other])
 
     def signs(self, column: int) -> Signs:
         """What is known of the presence of a structure along the slices."""

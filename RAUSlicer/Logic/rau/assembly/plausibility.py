@@ -12,7 +12,7 @@ import numpy as np
 MARGIN = 10  # grey levels of 255 by which the reference's range of brightness is widened
 ALIKE = 0.6  # share of voxels in that range below which a structure does not look like the reference's
 TYPICAL = 0.7  # median share of the other structures: below, the two images are not comparable at all
-SURE = 0.4  # a structure with a score from here on is kept whatever it looks like
+SURE = 0.25  # a structure with a score from here on is kept whatever it looks like
 FEWEST = 10  # voxels; fewer are not judged
 
 

@@ -21,6 +21,8 @@ SMALLEST = 6  # voxels along each axis; below, a volume is not registered
 LEVELS = ((12_000, 60), (80_000, 60), (300_000, 40))  # voxels at most, demons iterations
 FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures: pixels
 SAMPLES, FLAT_SAMPLES = 40_000, 8_000  # of the affine metric, of volumes and of pictures
+AFFINE_VOXELS, THICK_VOXELS = 200_000, 40_000  # at most, of volumes in the affine search; of thick slices fewer
+THICK = 2.0  # spacing across the slices, of that in them, from which slices are thick
 PLACES = 64  # points along each axis at which `Registered.places` is asked for
 SHIFT_PIXELS = 10_000  # at most, when one image is moved over the other
 TURNS = (-15.0, 15.0, -30.0, 30.0, -45.0, 45.0)  # of volumes, degrees in the plane of the slices
@@ -191,6 +193,7 @@ def affine_search(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTrans
     """The affine transform of most mutual information, from `start`; on one thread always the same."""
     import SimpleITK as sitk
 
+    fixed, moving = searched(fixed), searched(moving)
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -208,6 +211,17 @@ def affine_search(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTrans
         return sitk.AffineTransform(sitk.CompositeTransform(method.Execute(fixed, moving)).GetNthTransform(0))
     except RuntimeError:  # ITK: too few samples overlap; the start is then as good as it gets
         return start
+
+
+def searched(image: sitk.Image) -> sitk.Image:
+    """What the affine search sees: a picture as it is, a volume of so few voxels that they are about cubes.
+
+    In thick slices of fine pixels the search follows the pixels, and stays where it began.
+    """
+    if image.GetDimension() == 2:
+        return image
+    thick = max(image.GetSpacing()) >= THICK * min(image.GetSpacing())
+    return coarse(image, THICK_VOXELS if thick else AFFINE_VOXELS)
 
 
 def elsewhere(

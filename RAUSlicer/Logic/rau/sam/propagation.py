@@ -75,7 +75,7 @@ class Recipe:
     neighbour_iou: predicted IoU from which a neighbour's mask is relied on; else the reference is remembered once more.
 
     reach: slices of the reference within which a structure may lie from the matched one, as a fraction of the
-    structure's own extent (at least 2).
+    structure's own extent (at least 2). step: every how many slices one is segmented, and of the reference remembered.
     """
 
     references: int = 3
@@ -83,6 +83,7 @@ class Recipe:
     reach: float = 0.35
     pointers: int = 0
     neighbour_iou: float = 0.0
+    step: int = 1
 
 
 def chosen_memories(
@@ -100,7 +101,8 @@ def chosen_memories(
         extent = int(where[-1] - where[0]) + 1 if len(where) else 0
         reach = max(2, round(recipe.reach * extent)) if match.reach is None else match.reach[value]
         middle = int(match.index[t])
-        for index in nearby(middle, where, recipe.references, reach):
+        stepped = where[where % recipe.step == middle % recipe.step]
+        for index in nearby(middle, stepped if len(stepped) else where, recipe.references, reach):
             found.append((match.similarity[t] - 0.03 * abs(index - middle), match.reference, index))
     found.sort(key=lambda one: -one[0])
     rows = []
@@ -304,6 +306,12 @@ def key_slice(matches: Sequence[Match]) -> int:
     return int(np.mean(richness, axis=0).argmax())
 
 
+def walks(matches: Sequence[Match], count: int, step: int = 1) -> tuple[range, range]:
+    """The slices of both ways through `count` slices, every `step`-th: from the key slice on, and back from it."""
+    start = key_slice(matches)
+    return range(start, count, step), range(start - step, -1, -step)
+
+
 def segment_plane(
     segmenter: Segmenter,
     planes: Planes,
@@ -312,17 +320,16 @@ def segment_plane(
     candidates: Candidates | None = None,
     advice: Advice | None = None,
 ) -> Iterator[SliceMasks]:
-    """Every slice of the target once: from the key slice to the end, then from it to the start.
+    """The slices of `walks`, each once: from the key slice to the end, then from it to the start.
 
     Nothing is kept of a slice but what is in the ring, whatever their number.
     """
-    start = key_slice(matches)
+    (start, *onwards), back = walks(matches, len(planes), recipe.step)
     forward = Direction(min(recipe.neighbours, segmenter.max_neighbours), recipe.pointers)
     yield segment_slice(segmenter, planes, start, matches, recipe, forward, candidates, advice)
     backward = forward.copy()
-    walks = (((t, forward) for t in range(start + 1, len(planes))), ((t, backward) for t in range(start - 1, -1, -1)))
     clock = time.perf_counter()
-    for t, direction in chain(*walks):
+    for t, direction in chain(((t, forward) for t in onwards), ((t, backward) for t in back)):
         found = segment_slice(segmenter, planes, t, matches, recipe, direction, candidates, advice)
         if time.perf_counter() - clock > TRIMMED:
             give_back()
