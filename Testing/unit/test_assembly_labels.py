@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,6 +114,20 @@ def test_the_shares_of_network_expert_and_registration_are_the_gates(axis):
         sure = np.abs(total - 0.5) > 0.01
         found = assemble([votes], 0.5, lambda value, given=given: given, guide=guide)
         assert np.array_equal((found == 1)[sure], (total > 0.5)[sure])
+
+
+def test_the_unprompted_network_counts_by_the_gate_too():
+    rng = np.random.default_rng(3)
+    network, plain, expected, prior = rng.random((4, 1, 30, 30)).astype(np.float32)
+    votes, guide = PlaneVotes((1,), network.shape, 0), guide_of(expected, prior)
+    prompted = masks(0, {1: network[0]}, {1: 1.0})
+    votes.add(replace(prompted, unprompted=replace(masks(0, {1: plain[0]}, {1: 1.0}), iou=np.array([0.5]))))
+    share = guide.weights(1, confidence([votes], 0), 0.5)
+    assert 0.2 < share.unprompted < 0.8
+    total = share.network * network + share.expert * expected + share.prior * prior + share.unprompted * plain
+    sure = np.abs(total - 0.5) > 0.01
+    found = assemble([votes], 0.5, lambda value: prior, guide=guide)
+    assert np.array_equal((found == 1)[sure], (total > 0.5)[sure])
 
 
 def test_the_expert_is_not_heard_where_the_network_was_not_asked():

@@ -26,7 +26,8 @@ class PlaneVotes:
 
     values: label values, K of them. shape: canonical (S, R, C) of the target. axis: across which the slices were cut.
     single: the values of structures in one piece, where presence is judged by all signs (`rau.assembly.ends`); None:
-    presence is what the network says, smoothed along the slices.
+    presence is what the network says, smoothed along the slices. unprompted: votes of the slices without mask prompts;
+    None where none was segmented without.
     """
 
     def __init__(
@@ -35,12 +36,16 @@ class PlaneVotes:
         self.values, self.shape, self.axis = tuple(values), shape, axis
         self.single = None if single is None else frozenset(single)
         self.votes: dict[int, np.ndarray] = {}
+        self.unprompted: PlaneVotes | None = None
         self.presence = np.zeros((shape[axis], len(self.values)), np.float32)
         self.iou, self.area, self.beyond = (np.zeros_like(self.presence) for _ in range(3))
         self.asked, self.done = np.zeros(self.presence.shape, bool), np.zeros(shape[axis], bool)
 
     def add(self, one: SliceMasks) -> None:
         self.done[one.index] = True
+        if one.unprompted is not None:
+            self.unprompted = self.unprompted or PlaneVotes(self.values, self.shape, self.axis)
+            self.unprompted.add(one.unprompted)
         for k, value in enumerate(one.values):
             column = self.values.index(value)
             self.presence[one.index, column], self.iou[one.index, column] = one.presence[k], one.iou[k]
@@ -129,11 +134,14 @@ def combined(
     expected: where registration expects it, 0 to 1; None: no such.
     """
     value, total = planes[0].values[column], voted(planes, column, threshold)
-    share = guide.weights(value, confidence(planes, column)) if guide is not None else None
+    plain = [plane.unprompted for plane in planes if plane.unprompted is not None]
+    ious = confidence(planes, column), confidence(plain, column) if plain else 0.0
+    share = guide.weights(value, *ious) if guide is not None else None
     if guide is not None and share is not None:
         asked = np.moveaxis((planes[0].presence[:, column] > 0)[:, None, None], 0, planes[0].axis)
         total = share.network * total + (share.expert / 255) * asked * guide.expected[value]
         total += 0.0 if expected is None else share.prior * asked * expected
+        total += share.unprompted * voted(plain, column, threshold) if plain else 0.0
     elif expected is not None:
         total = (1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected
     seen = cues.gate(value) if cues is not None else None
