@@ -20,7 +20,7 @@ from validation_tasks import Task, slices, tasks
 
 from rau.adaptation.gate import COEFFICIENTS, SOURCES
 from rau.adaptation.guide import build_guide
-from rau.assembly.labels import PlaneVotes, confidence, voted
+from rau.assembly.labels import PlaneVotes, confidence, unprompted, voted
 from rau.evaluation.tables import print_table
 from rau.events import ignore
 from rau.models.engine import Engine, load_engine
@@ -70,10 +70,11 @@ def rows_of(task: Task, number: int, engine: Engine, settings: SegmentSettings) 
         asked = np.moveaxis((planes[0].presence[:, column] > 0)[:, None, None], 0, planes[0].axis)
         prior = case.prior(value)
         sources = [voted(planes, column, settings.presence_threshold), guide.expected[value] / 255 * asked]
-        plain = [plane.unprompted for plane in planes if plane.unprompted is not None]
+        plain = unprompted(planes, column, settings.presence_threshold, sources[0])
         sources.append(np.zeros_like(sources[0]) if prior is None else prior * asked)
-        sources.append(voted(plain, column, settings.presence_threshold) if plain else np.zeros_like(sources[0]))
-        sure = confidence(plain, column) if plain else 0.0
+        nothing = np.zeros_like(sources[0])
+        sources.append(nothing if plain is None else voted(plain, column, settings.presence_threshold))
+        sure = 0.0 if plain is None else confidence(plain, column)
         stacked = np.stack(sources, -1).reshape(-1, len(SOURCES)).astype(np.float32)
         index = np.nonzero((stacked.max(1) > 0.05) | mask.ravel())[0]
         index = rng.permutation(index)[:VOXELS]

@@ -55,6 +55,8 @@ def test_the_affine_search_sees_few_voxels_about_as_wide_as_they_are_thick():
     assert registration.searched(cubes).GetSize() == cubes.GetSize()
     large = registration.searched(registration.as_image(np.zeros((100, 120, 110), np.uint8), (1.0, 1.0, 1.0)))
     assert large.GetNumberOfPixels() <= registration.AFFINE_VOXELS
+    unknown = registration.as_image(np.zeros((10, 256, 216), np.uint8), (1.0, 1.0, 1.0))
+    assert registration.searched(unknown) is unknown
     picture = registration.as_image(np.zeros((1, 600, 500), np.uint8), (1.0, 1.0, 1.0))
     assert registration.searched(picture) is picture
 

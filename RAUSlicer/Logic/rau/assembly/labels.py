@@ -97,6 +97,7 @@ def preview(one: SliceMasks, threshold: float) -> np.ndarray:
     return labels
 
 
+LED_AWAY = 0.6  # Dice of the network's masks with mask prompts and without, below which these led it elsewhere
 PRIOR_WEIGHT = 0.3  # by validation; below a half: registration alone never makes a structure
 
 
@@ -121,6 +122,21 @@ def confidence(planes: Sequence[PlaneVotes], column: int) -> float:
     return float(found.mean()) if len(found) else 0.0
 
 
+def unprompted(
+    planes: Sequence[PlaneVotes], column: int, threshold: float, total: np.ndarray
+) -> list[PlaneVotes] | None:
+    """The votes without mask prompts, where these led the network elsewhere; None: nowhere, or nobody asked.
+
+    total: what `voted` gives with them. Where both agree there is nothing to decide, and prompts make borders finer.
+    """
+    plain = [plane.unprompted for plane in planes if plane.unprompted is not None]
+    if not plain:
+        return None
+    one, other = total > 0.5, voted(plain, column, threshold) > 0.5
+    area = int(one.sum() + other.sum())
+    return plain if area and 2 * int((one & other).sum()) < LED_AWAY * area else None
+
+
 def combined(
     planes: Sequence[PlaneVotes],
     column: int,
@@ -134,14 +150,14 @@ def combined(
     expected: where registration expects it, 0 to 1; None: no such.
     """
     value, total = planes[0].values[column], voted(planes, column, threshold)
-    plain = [plane.unprompted for plane in planes if plane.unprompted is not None]
-    ious = confidence(planes, column), confidence(plain, column) if plain else 0.0
+    plain = unprompted(planes, column, threshold, total)
+    ious = confidence(planes, column), 0.0 if plain is None else confidence(plain, column)
     share = guide.weights(value, *ious) if guide is not None else None
     if guide is not None and share is not None:
         asked = np.moveaxis((planes[0].presence[:, column] > 0)[:, None, None], 0, planes[0].axis)
         total = share.network * total + (share.expert / 255) * asked * guide.expected[value]
         total += 0.0 if expected is None else share.prior * asked * expected
-        total += share.unprompted * voted(plain, column, threshold) if plain else 0.0
+        total += 0.0 if plain is None else share.unprompted * voted(plain, column, threshold)
     elif expected is not None:
         total = (1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected
     seen = cues.gate(value) if cues is not None else None

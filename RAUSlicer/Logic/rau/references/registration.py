@@ -23,6 +23,7 @@ FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures
 SAMPLES, FLAT_SAMPLES = 40_000, 8_000  # of the affine metric, of volumes and of pictures
 AFFINE_VOXELS, THICK_VOXELS = 200_000, 40_000  # at most, of volumes in the affine search; of thick slices fewer
 THICK = 2.0  # spacing across the slices, of that in them, from which slices are thick
+FEW = 24  # slices, below which cubes may be thick slices of unknown spacing: they stay as they are
 PLACES = 64  # points along each axis at which `Registered.places` is asked for
 SHIFT_PIXELS = 10_000  # at most, when one image is moved over the other
 TURNS = (-15.0, 15.0, -30.0, 30.0, -45.0, 45.0)  # of volumes, degrees in the plane of the slices
@@ -218,9 +219,9 @@ def searched(image: sitk.Image) -> sitk.Image:
 
     In thick slices of fine pixels the search follows the pixels, and stays where it began.
     """
-    if image.GetDimension() == 2:
-        return image
     thick = max(image.GetSpacing()) >= THICK * min(image.GetSpacing())
+    if image.GetDimension() == 2 or (not thick and min(image.GetSize()) < FEW):
+        return image
     return coarse(image, THICK_VOXELS if thick else AFFINE_VOXELS)
 
 
