@@ -1,8 +1,8 @@
 """Fit the gate of the adaptation: how much network, expert and registration count (`rau.adaptation.gate`).
 
-On the validation tasks and slices of `validation_tasks.py`, never on an evaluation set. Groups of tasks count alike,
-odd tasks are fitted and even ones tell how good it is. Prints the coefficients, and the mean Dice of the untouched half
-with some sources alone, with equal shares, with the coefficients that are in use, and with the new ones.
+On the validation tasks of `validation_tasks.py`, never on an evaluation set. Groups of tasks count alike, odd tasks are
+fitted and even ones tell how good it is. Prints the coefficients, and the mean Dice of the untouched half with each
+source alone, with equal shares, with the coefficients that are in use, and with the new ones.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from common import say
-from validation_tasks import Task, slices, tasks
+from validation_tasks import Task, tasks
 
 from rau.adaptation.gate import COEFFICIENTS, SOURCES
 from rau.adaptation.guide import build_guide
-from rau.assembly.labels import PlaneVotes, confidence, unprompted, voted
+from rau.assembly.labels import PlaneVotes, confidence, voted
 from rau.evaluation.tables import print_table
 from rau.events import ignore
 from rau.models.engine import Engine, load_engine
@@ -36,9 +35,9 @@ GAIN = 0.005  # mean Dice on the untouched half that new coefficients must bring
 
 @dataclass(frozen=True)
 class Row:
-    """A structure of a task. votes: (N, 4) probabilities of the `SOURCES` of the gate in voxels where any matters.
+    """A structure of a task. votes: (N, 3) probabilities of network, expert, prior in voxels where any matters.
 
-    truth: (N,) 0 or 1. here: (4,) which sources there are. numbers: (6,), see `rau.adaptation.gate.Evidence`.
+    truth: (N,) 0 or 1. here: (3,) which sources there are. numbers: (5,), see `rau.adaptation.gate.Evidence`.
     """
 
     task: int
@@ -53,7 +52,7 @@ def rows_of(task: Task, number: int, engine: Engine, settings: SegmentSettings) 
     """Run the pipeline up to the assembly, and keep what its sources say."""
     case = prepare([task.reference], task.target, settings, engine, ignore)
     guide = build_guide(case, settings.seed, lambda: None, engine.pixels)
-    recipe = Recipe(settings.references_per_slice, settings.neighbours, unprompted=len(case.target) == 1)
+    recipe = Recipe(settings.references_per_slice, settings.neighbours)
     planes = []
     for plane in case.planes:
         vote = PlaneVotes(case.values, plane.images.array.shape[:3], plane.images.axis)
@@ -70,16 +69,12 @@ def rows_of(task: Task, number: int, engine: Engine, settings: SegmentSettings) 
         asked = np.moveaxis((planes[0].presence[:, column] > 0)[:, None, None], 0, planes[0].axis)
         prior = case.prior(value)
         sources = [voted(planes, column, settings.presence_threshold), guide.expected[value] / 255 * asked]
-        plain = unprompted(planes, column, settings.presence_threshold, sources[0])
         sources.append(np.zeros_like(sources[0]) if prior is None else prior * asked)
-        nothing = np.zeros_like(sources[0])
-        sources.append(nothing if plain is None else voted(plain, column, settings.presence_threshold))
-        sure = 0.0 if plain is None else confidence(plain, column)
-        stacked = np.stack(sources, -1).reshape(-1, len(SOURCES)).astype(np.float32)
+        stacked = np.stack(sources, -1).reshape(-1, 3).astype(np.float32)
         index = np.nonzero((stacked.max(1) > 0.05) | mask.ravel())[0]
         index = rng.permutation(index)[:VOXELS]
-        numbers = replace(known, iou=confidence(planes, column), unprompted=sure).numbers()
-        here = torch.tensor([True, True, prior is not None, sure > 0])
+        numbers = (1.0, known.trust, known.correlation, known.fineness, confidence(planes, column))
+        here = torch.tensor([True, True, prior is not None])
         told = torch.from_numpy(mask.ravel()[index].astype(np.float32))
         told_of = torch.tensor(numbers, dtype=torch.float32)
         rows.append(Row(number, task.group, torch.from_numpy(stacked[index]), told, here, told_of))
@@ -87,7 +82,7 @@ def rows_of(task: Task, number: int, engine: Engine, settings: SegmentSettings) 
 
 
 def shares(coefficients: torch.Tensor, row: Row) -> torch.Tensor:
-    """(4,) as `rau.adaptation.gate.weights_of` gives them. coefficients: (4, 6)."""
+    """(3,) as `rau.adaptation.gate.weights_of` gives them. coefficients: (3, 5)."""
     return (coefficients @ row.numbers).masked_fill(~row.here, -torch.inf).softmax(0)
 
 
@@ -98,7 +93,7 @@ def dice_of(row: Row, weights: torch.Tensor, soft: bool) -> torch.Tensor:
 
 
 def mean_dice(rows: Sequence[Row], weights: torch.Tensor, soft: bool = False) -> torch.Tensor:
-    """Mean over structures, then tasks, then groups. weights: (4, 6) coefficients, or (4,) shares for all."""
+    """Mean over structures, then tasks, then groups. weights: (3, 5) coefficients, or (3,) shares for all."""
     groups: dict[str, dict[int, list[torch.Tensor]]] = {}
     for row in rows:
         share = shares(weights, row) if weights.ndim == 2 else weights * row.here / (weights * row.here).sum()
@@ -108,15 +103,14 @@ def mean_dice(rows: Sequence[Row], weights: torch.Tensor, soft: bool = False) ->
     ).mean()
 
 
-def fitted(rows: Sequence[Row], start: torch.Tensor, steps: int, free: torch.Tensor) -> torch.Tensor:
-    """Coefficients of best soft Dice, from `start`. free: (4, 1), which sources' may change."""
+def fitted(rows: Sequence[Row], start: torch.Tensor, steps: int) -> torch.Tensor:
+    """Coefficients of best soft Dice, from `start`."""
     coefficients = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([coefficients], 0.05)
     for _ in range(steps):
         loss = -mean_dice(rows, coefficients, soft=True) + DECAY * (coefficients - start).square().sum()
         optimiser.zero_grad()
         loss.backward()
-        coefficients.grad = torch.where(free, coefficients.grad, 0.0)
         optimiser.step()
     return coefficients.detach()
 
@@ -129,33 +123,28 @@ def main() -> int:
     )
     parser.add_argument("--model", default="auto", help="as in `rau segment`")
     parser.add_argument("--steps", type=int, default=150, help="of the fit")
-    parser.add_argument("--only", choices=SOURCES, help="fit the coefficients of this source, keep the others")
     arguments = parser.parse_args()
     settings = SegmentSettings(model=arguments.model)
     engine, rows = load_engine(settings), []
-    for number, task in enumerate(chain(tasks(quick=arguments.quick), () if arguments.quick else slices())):
+    for number, task in enumerate(tasks(quick=arguments.quick)):
         rows += rows_of(task, number, engine, settings)
     names = {group: i for i, group in enumerate(sorted({row.group for row in rows}))}
     odd = [row for row in rows if (row.task + names[row.group]) % 2]
     even = [row for row in rows if not (row.task + names[row.group]) % 2]
     used = torch.tensor([COEFFICIENTS[name] for name in SOURCES])
-    free = torch.tensor([[arguments.only in (None, name)] for name in SOURCES])
-    told, final = (fitted(some, used, arguments.steps, free) for some in (odd, rows))
-    without = used.clone()
-    without[-1] = torch.tensor([-30.0, *[0.0] * (len(used[-1]) - 1)])
+    told, final = fitted(odd, used, arguments.steps), fitted(rows, used, arguments.steps)
     choices = {
-        "network alone": torch.tensor([1.0, 0.0, 0.0, 0.0]),
-        "expert alone": torch.tensor([0.0, 1.0, 0.0, 0.0]),
-        "equal shares": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+        "network alone": torch.tensor([1.0, 0.0, 0.0]),
+        "expert alone": torch.tensor([0.0, 1.0, 0.0]),
+        "equal shares": torch.ones(3),
         "gate in use": used,
-        "gate without the unprompted network": without,
         "fitted on the other half": told,
     }
     table = [[name, mean_dice(even, one).item(), mean_dice(rows, one).item()] for name, one in choices.items()]
     print_table("Mean Dice", ["shares", "untouched half", "all tasks"], table)
     for name, one in zip(SOURCES, final, strict=True):
         say(f'    "{name}": ({", ".join(f"{v:.2f}" for v in one.tolist())}),')
-    gain = mean_dice(rows, used).item() - mean_dice(rows, choices["equal shares"]).item()
+    gain = mean_dice(rows, used).item() - mean_dice(rows, torch.ones(3)).item()
     say(f"the gate in use is {gain:+.3f} Dice over equal shares on {len({row.task for row in rows})} tasks")
     return int(arguments.check and not arguments.quick and gain < GAIN)
 

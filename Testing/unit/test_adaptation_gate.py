@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -12,10 +10,10 @@ pytest.importorskip("torch")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rau.adaptation.gate import COEFFICIENTS, CORRECTED, IN_VOLUMES, SOURCES, Evidence, fineness, weights_of
+from rau.adaptation.gate import COEFFICIENTS, SOURCES, Evidence, fineness, weights_of
 
 SHARE = st.floats(0, 1)
-EVIDENCE = st.builds(Evidence, SHARE, SHARE, SHARE, SHARE, SHARE)
+EVIDENCE = st.builds(Evidence, SHARE, SHARE, SHARE, SHARE)
 
 
 @given(EVIDENCE, st.booleans(), st.booleans(), st.booleans())
@@ -23,30 +21,10 @@ def test_shares_are_one_together_and_what_is_missing_gets_none(evidence, network
     if not (network or expert or prior):
         network = True
     found = weights_of(evidence, expert=expert, prior=prior, network=network)
-    shares = dict(zip(SOURCES, found.shares(), strict=True))
+    shares = {"network": found.network, "expert": found.expert, "prior": found.prior}
     assert sum(shares.values()) == pytest.approx(1)
-    seen = network and evidence.unprompted > 0
-    for name, here in (("network", network), ("expert", expert), ("prior", prior), ("unprompted", seen)):
+    for name, here in (("network", network), ("expert", expert), ("prior", prior)):
         assert (shares[name] > 0) == here
-
-
-@given(EVIDENCE, st.booleans())
-def test_in_volumes_the_shares_are_fixed_and_the_unprompted_network_has_none(evidence, corrected):
-    found = weights_of(evidence, volume=True, corrected=corrected)
-    assert found.shares() == pytest.approx(CORRECTED if corrected else IN_VOLUMES) and found.unprompted == 0
-
-
-@given(EVIDENCE, st.floats(0.01, 1), st.floats(0.01, 1))
-def test_the_surer_the_unprompted_network_the_larger_its_share(evidence, one, other):
-    low, high = (weights_of(replace(evidence, unprompted=iou)).unprompted for iou in sorted((one, other)))
-    assert low <= high
-
-
-def test_two_shares_are_mixed_source_by_source():
-    one, other = weights_of(Evidence(0.5, 0.5, 0.1, 0.5, 0.7)), weights_of(Evidence(0.9, 0.1, 0.1), prior=False)
-    half = one.towards(other, np.array([0.0, 0.5, 1.0]))
-    for mixed, a, b in zip(half.shares(), one.shares(), other.shares(), strict=True):
-        assert mixed == pytest.approx([a, (a + b) / 2, b])
 
 
 @given(EVIDENCE)
@@ -58,7 +36,7 @@ def test_leaving_a_source_out_keeps_the_proportion_of_the_others(evidence):
 def test_every_source_has_a_coefficient_for_every_number():
     assert set(COEFFICIENTS) == set(SOURCES)
     assert {len(row) for row in COEFFICIENTS.values()} == {len(Evidence(0, 0, 0).numbers())}
-    assert Evidence(0.1, 0.2, 0.3, 0.4, 0.5).numbers() == (1.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    assert Evidence(0.1, 0.2, 0.3, 0.4).numbers() == (1.0, 0.1, 0.2, 0.3, 0.4)
 
 
 def test_a_thin_line_is_finer_than_a_disc_and_nothing_is_not_fine():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -114,35 +112,6 @@ def test_the_shares_of_network_expert_and_registration_are_the_gates(axis):
         sure = np.abs(total - 0.5) > 0.01
         found = assemble([votes], 0.5, lambda value, given=given: given, guide=guide)
         assert np.array_equal((found == 1)[sure], (total > 0.5)[sure])
-
-
-def test_the_unprompted_network_counts_by_the_gate_too():
-    rng = np.random.default_rng(3)
-    network, plain, expected, prior = rng.random((4, 1, 30, 30)).astype(np.float32)
-    network[:, :12], plain[:, 12:] = network[:, :12] / 2, plain[:, 12:] / 2  # they see it in different places
-    votes, guide = PlaneVotes((1,), network.shape, 0), guide_of(expected, prior)
-    prompted = masks(0, {1: network[0]}, {1: 1.0})
-    votes.add(replace(prompted, unprompted=replace(masks(0, {1: plain[0]}, {1: 1.0}), iou=np.array([0.5]))))
-    share = guide.weights(1, confidence([votes], 0), 0.5)
-    assert 0.2 < share.unprompted < 0.8
-    total = share.network * network + share.expert * expected + share.prior * prior + share.unprompted * plain
-    sure = np.abs(total - 0.5) > 0.01
-    found = assemble([votes], 0.5, lambda value: prior, guide=guide)
-    assert np.array_equal((found == 1)[sure], (total > 0.5)[sure])
-
-
-def test_where_prompts_do_not_lead_the_network_away_it_is_heard_with_them_alone():
-    seen = np.zeros((1, 20, 20), np.float32)
-    seen[:, 4:14, 4:14] = 0.9
-    prompted = masks(0, {1: seen[0]}, {1: 1.0})
-    guide = guide_of(np.zeros((1, 20, 20)))
-    for step, alike in ((1, True), (6, False)):
-        votes, without = PlaneVotes((1,), (1, 20, 20), 0), PlaneVotes((1,), (1, 20, 20), 0)
-        moved = replace(masks(0, {1: np.roll(seen[0], step, 1)}, {1: 1.0}), iou=np.array([0.95]))
-        votes.add(replace(prompted, unprompted=moved))
-        without.add(prompted)
-        same = np.array_equal(assemble([votes], 0.5, guide=guide), assemble([without], 0.5, guide=guide))
-        assert same == alike
 
 
 def test_the_expert_is_not_heard_where_the_network_was_not_asked():

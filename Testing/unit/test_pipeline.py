@@ -275,23 +275,6 @@ def test_pictures_are_registered_and_adapted_too(engine):
     assert {"memory", "registration", "adaptation"} <= set(result.slices[0].parts)
 
 
-def test_pictures_are_seen_with_and_without_mask_prompts_and_volumes_with_them(engine, monkeypatch):
-    import rau.sam.propagation as walk
-
-    prompted, whole = [], walk.decode
-
-    def decode(segmenter, rows, *others):
-        prompted.append(rows.prompts is not None)
-        return whole(segmenter, rows, *others)
-
-    monkeypatch.setattr(walk, "decode", decode)
-    for shape, expected in (((1, 40, 36), [True, False]), ((10, 24, 20), [True])):
-        reference, other = (phantom(shape, (4.0, 1.0, 1.0), seed=s) for s in (0, 1))
-        prompted.clear()
-        segment([reference], other.image, settings(look="off", quality="off"), engine=engine)
-        assert prompted == expected * (len(prompted) // len(expected)) and prompted
-
-
 def test_planes_follow_the_voxels():
     cube, thick = Geometry((30, 40, 35)), Geometry((20, 200, 200), (5.0, 1.0, 1.0))
     assert axes_for(settings(), [cube, cube], 2) == [0, 1, 2]

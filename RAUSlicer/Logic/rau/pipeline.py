@@ -137,7 +137,6 @@ def walked(
 
     tell(StageEvent("segment"))
     recipe = Recipe(settings.references_per_slice, settings.neighbours, neighbour_iou=settings.neighbour_iou)
-    recipe = replace(recipe, unprompted=len(case.target) == 1)  # of volumes it has no share in the result
     candidates = guide.candidate if guide is not None else None
     segmenter, votes, slices = engine.segmenter, list[PlaneVotes](), list[SliceResult]()
     single = case.single if settings.ends == "signs" else None

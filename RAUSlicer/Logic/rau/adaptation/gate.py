@@ -11,56 +11,49 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SOURCES = ("network", "expert", "prior", "unprompted")
-# Of 1, the expert's trust, correlation of the laid reference, fineness of the mask, and the IoU that the network
-# predicts with its mask prompts and without. The last row was fitted with the others as they were.
+SOURCES = ("network", "expert", "prior")
+# Of 1, the expert's trust, correlation of the laid reference, fineness of the mask, IoU that the network predicts.
 COEFFICIENTS = {
-    "network": (0.48, 0.29, 0.04, -0.41, 1.44, 0.0),
-    "expert": (0.12, 1.12, 0.29, 1.47, -0.19, 0.0),
-    "prior": (-1.10, -0.40, 0.66, -1.06, -0.24, 0.0),
-    "unprompted": (-2.63, 1.20, 0.61, -0.03, 0.64, 6.68),
+    "network": (0.48, 0.29, 0.04, -0.41, 1.44),
+    "expert": (0.12, 1.12, 0.29, 1.47, -0.19),
+    "prior": (-1.10, -0.40, 0.66, -1.06, -0.24),
 }
 
-IN_VOLUMES = (0.75, 0.10, 0.15, 0.0)  # the shares where the network sees three planes and laid references
-CORRECTED = (0.50, 0.40, 0.10, 0.0)  # in slices of a volume that the user has put right, and the nearer the more
+IN_VOLUMES = (0.75, 0.10, 0.15)  # the shares where the network sees three planes and laid references
+CORRECTED = (0.50, 0.40, 0.10)  # in slices of a volume that the user has put right, and the nearer the more
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What is known of a structure, each 0 to 1. trust: Dice of the expert on views of the reference that it did not
     train on. correlation: of target and laid reference. fineness: how much of the reference's mask is lost on the
-    network's coarse grid. iou: what the network expects of its own masks. unprompted: the same of its masks without
-    mask prompts, which follow expert and registration wherever these go; 0 where it was not asked.
+    network's coarse grid. iou: what the network expects of its own masks.
     """
 
     trust: float
     correlation: float
     fineness: float
     iou: float = 0.0
-    unprompted: float = 0.0
 
     def numbers(self) -> tuple[float, ...]:
-        return (1.0, self.trust, self.correlation, self.fineness, self.iou, self.unprompted)
+        return (1.0, self.trust, self.correlation, self.fineness, self.iou)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Shares of network, expert, registration and unprompted network; together 1. Numbers, or arrays that go with the
-    volume.
-    """
+    """Shares of network, expert and registration; together 1. Numbers, or arrays that go with the volume."""
 
     network: float | np.ndarray
     expert: float | np.ndarray
     prior: float | np.ndarray
-    unprompted: float | np.ndarray = 0.0
-
-    def shares(self) -> tuple[float | np.ndarray, ...]:
-        """In the order of `SOURCES`."""
-        return (self.network, self.expert, self.prior, self.unprompted)
 
     def towards(self, other: Weights, share: np.ndarray) -> Weights:
         """A mixture, `share` of which is the other's."""
-        return Weights(*((1 - share) * a + share * b for a, b in zip(self.shares(), other.shares(), strict=True)))
+        mixed = (
+            (1 - share) * a + share * b
+            for a, b in zip((self.network, self.expert, self.prior), (other.network, other.expert, other.prior))
+        )
+        return Weights(*mixed)
 
 
 def weights_of(
@@ -71,17 +64,17 @@ def weights_of(
     volume: bool = False,
     corrected: bool = False,
 ) -> Weights:
-    """Shares for a structure; sources that are not there get none, nor the unprompted network where it saw nothing.
+    """Shares for a structure; sources that are not there get none.
 
     volume: of a target with more than one slice. corrected: in slices of a volume that the user has put right.
     """
-    here = np.array([network, expert, prior, network and evidence.unprompted > 0])
+    here = np.array([network, expert, prior])
+    scores = np.array([np.dot(COEFFICIENTS[name], evidence.numbers()) for name in SOURCES])
     if volume or corrected:
-        shares = np.where(here, CORRECTED if corrected else IN_VOLUMES, 0.0)
-    else:
-        scores = np.array([np.dot(COEFFICIENTS[name], evidence.numbers()) for name in SOURCES])
-        shares = np.where(here, np.exp(scores - scores[here].max()), 0.0)
-    return Weights(*(float(share) for share in shares / shares.sum()))
+        scores = np.log(CORRECTED if corrected else IN_VOLUMES)
+    shares = np.where(here, np.exp(scores - scores[here].max()), 0.0)
+    shares = shares / shares.sum()
+    return Weights(float(shares[0]), float(shares[1]), float(shares[2]))
 
 
 def fineness(masks: np.ndarray, grid: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,15 +46,12 @@ class Guide:
     near: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
     _candidates: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
-    def weights(self, value: int, iou: float, unprompted: float = 0.0) -> Weights | None:
-        """Shares of network, expert and registration in the result; None where there is no expert of the value.
-
-        iou, unprompted: what the network expects of its masks, see `Evidence`.
-        """
+    def weights(self, value: int, iou: float) -> Weights | None:
+        """Shares of network, expert and registration in the result; None where there is no expert of the value."""
         if value not in self.expected:
             return None
         known = self.evidence[value]
-        known = replace(known, iou=iou, unprompted=unprompted)
+        known = Evidence(known.trust, known.correlation, known.fineness, iou)
         volume = self.expected[value].shape[0] > 1
         plain = weights_of(known, prior=self.has_prior(value), volume=volume)
         if value not in self.near:

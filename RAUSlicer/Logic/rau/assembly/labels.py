@@ -26,8 +26,7 @@ class PlaneVotes:
 
     values: label values, K of them. shape: canonical (S, R, C) of the target. axis: across which the slices were cut.
     single: the values of structures in one piece, where presence is judged by all signs (`rau.assembly.ends`); None:
-    presence is what the network says, smoothed along the slices. unprompted: votes of the slices without mask prompts;
-    None where none was segmented without.
+    presence is what the network says, smoothed along the slices.
     """
 
     def __init__(
@@ -36,16 +35,12 @@ class PlaneVotes:
         self.values, self.shape, self.axis = tuple(values), shape, axis
         self.single = None if single is None else frozenset(single)
         self.votes: dict[int, np.ndarray] = {}
-        self.unprompted: PlaneVotes | None = None
         self.presence = np.zeros((shape[axis], len(self.values)), np.float32)
         self.iou, self.area, self.beyond = (np.zeros_like(self.presence) for _ in range(3))
         self.asked, self.done = np.zeros(self.presence.shape, bool), np.zeros(shape[axis], bool)
 
     def add(self, one: SliceMasks) -> None:
         self.done[one.index] = True
-        if one.unprompted is not None:
-            self.unprompted = self.unprompted or PlaneVotes(self.values, self.shape, self.axis)
-            self.unprompted.add(one.unprompted)
         for k, value in enumerate(one.values):
             column = self.values.index(value)
             self.presence[one.index, column], self.iou[one.index, column] = one.presence[k], one.iou[k]
@@ -97,7 +92,6 @@ def preview(one: SliceMasks, threshold: float) -> np.ndarray:
     return labels
 
 
-LED_AWAY = 0.6  # Dice of the network's masks with mask prompts and without, below which these led it elsewhere
 PRIOR_WEIGHT = 0.3  # by validation; below a half: registration alone never makes a structure
 
 
@@ -122,21 +116,6 @@ def confidence(planes: Sequence[PlaneVotes], column: int) -> float:
     return float(found.mean()) if len(found) else 0.0
 
 
-def unprompted(
-    planes: Sequence[PlaneVotes], column: int, threshold: float, total: np.ndarray
-) -> list[PlaneVotes] | None:
-    """The votes without mask prompts, where these led the network elsewhere; None: nowhere, or nobody asked.
-
-    total: what `voted` gives with them. Where both agree there is nothing to decide, and prompts make borders finer.
-    """
-    plain = [plane.unprompted for plane in planes if plane.unprompted is not None]
-    if not plain:
-        return None
-    one, other = total > 0.5, voted(plain, column, threshold) > 0.5
-    area = int(one.sum() + other.sum())
-    return plain if area and 2 * int((one & other).sum()) < LED_AWAY * area else None
-
-
 def combined(
     planes: Sequence[PlaneVotes],
     column: int,
@@ -150,14 +129,11 @@ def combined(
     expected: where registration expects it, 0 to 1; None: no such.
     """
     value, total = planes[0].values[column], voted(planes, column, threshold)
-    plain = unprompted(planes, column, threshold, total)
-    ious = confidence(planes, column), 0.0 if plain is None else confidence(plain, column)
-    share = guide.weights(value, *ious) if guide is not None else None
+    share = guide.weights(value, confidence(planes, column)) if guide is not None else None
     if guide is not None and share is not None:
         asked = np.moveaxis((planes[0].presence[:, column] > 0)[:, None, None], 0, planes[0].axis)
         total = share.network * total + (share.expert / 255) * asked * guide.expected[value]
         total += 0.0 if expected is None else share.prior * asked * expected
-        total += 0.0 if plain is None else share.unprompted * voted(plain, column, threshold)
     elif expected is not None:
         total = (1 - PRIOR_WEIGHT) * total + PRIOR_WEIGHT * expected
     seen = cues.gate(value) if cues is not None else None

@@ -19,7 +19,7 @@ from rau.references.retrieval import nearby
 from rau.sam.groups import give_back
 from rau.sam.hints import Hinted, Hints, Rows, decode
 from rau.sam.pixels import from_square, normalise, to_square
-from rau.sam.segmenter import Features, Masks, Memory, Segmenter
+from rau.sam.segmenter import Features, Memory, Segmenter
 from rau.volume.planes import Planes
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class SliceMasks:
 
     Rows are the structures that a reference shows near this slice; the others are taken as absent. neighbours: how many
     target slices were in memory. prompted: whether the network was told where an expert expects the structures. hinted:
-    what the VLM told it, see `Hints.parts`. beyond: (K',), see `beyond`; empty: not known. unprompted: the same slice
-    without the mask prompts, where the recipe wants it.
+    what the VLM told it, see `Hints.parts`. beyond: (K',), see `beyond`; empty: not known.
     """
 
     index: int
@@ -66,7 +65,6 @@ class SliceMasks:
     prompted: bool = False
     hinted: tuple[str, ...] = ()
     beyond: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    unprompted: SliceMasks | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,6 @@ class Recipe:
 
     reach: slices of the reference within which a structure may lie from the matched one, as a fraction of the
     structure's own extent (at least 2). step: every how many slices one is segmented, and of the reference remembered.
-    unprompted: whether a slice that has mask prompts is also segmented without.
     """
 
     references: int = 3
@@ -87,7 +84,6 @@ class Recipe:
     pointers: int = 0
     neighbour_iou: float = 0.0
     step: int = 1
-    unprompted: bool = False
 
 
 def chosen_memories(
@@ -285,23 +281,18 @@ def segment_slice(
         hinted = advice.hinted if advice is not None else None
         rows = Rows(features.expand(len(asked)), references, neighbours, prompts, bool(direction.length))
         masks = decode(segmenter, rows, asked, hints, hinted)
-        seen, unprompted = SliceMasks(t, tuple(asked), *told_by(masks, planes), *found), None
-        if recipe.unprompted and prompts is not None:
-            plain = decode(segmenter, replace(rows, prompts=None, remember=False), asked, hints, hinted)
-            unprompted = SliceMasks(t, tuple(asked), *told_by(plain, planes), *found)
+        probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.sight)
+        presence = masks.presence.sigmoid().cpu().numpy()
+        iou = masks.iou.clamp(0, 1).cpu().numpy()
     if masks.memory is not None:
-        unsure = tuple(value for value, told in zip(asked, seen.iou) if told < recipe.neighbour_iou)
+        unsure = tuple(value for value, told in zip(asked, iou) if told < recipe.neighbour_iou)
         direction.push(Done(features, tuple(asked), masks.memory, unsure))
     parts = hints.parts if hints is not None else ()
     past = np.array([beyond(matches, t, value) for value in asked])
-    seen = replace(seen, neighbours=len(neighbours), prompted=prompts is not None, hinted=tuple(parts), beyond=past)
-    return replace(seen, unprompted=unprompted)
-
-
-def told_by(masks: Masks, planes: Planes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probability (K, rows, columns), presence (K,) and predicted IoU (K,), as `SliceMasks` has them."""
-    probability = from_square(masks.logits[:, 0].sigmoid().cpu(), planes.sight)
-    return probability, masks.presence.sigmoid().cpu().numpy(), masks.iou.clamp(0, 1).cpu().numpy()
+    prompted = prompts is not None
+    return SliceMasks(
+        t, tuple(asked), probability, presence, iou, *found, len(neighbours), prompted, tuple(parts), past
+    )
 
 
 def key_slice(matches: Sequence[Match]) -> int:
