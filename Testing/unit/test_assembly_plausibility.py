@@ -40,6 +40,20 @@ def test_a_structure_that_the_model_is_sure_of_is_kept():
     assert unlike({1: 0.1, 2: 0.9, 3: 0.95}, {1: 0.3, 2: 0.3, 3: 0.4}) == [], "a small structure never scores high"
 
 
+def test_the_lower_the_score_beside_the_others_the_less_unlike_a_structure_must_be():
+    scores = {2: 0.5, 3: 0.6}
+    for share, score, goes in (
+        (0.5, 0.3, True),
+        (0.5, 0.4, False),
+        (0.5, 0.2, True),
+        (0.7, 0.3, False),
+        (0.7, 0.2, True),
+        (0.9, 0.0, False),
+    ):
+        assert unlike({1: share, 2: 0.9, 3: 0.95}, {1: score, **scores}) == ([1] if goes else [])
+    assert unlike({1: 0.5, 2: 0.9, 3: 0.95}, {1: 0.24, 2: 0.2, 3: 0.3}) == [1], "low by itself"
+
+
 def test_images_of_another_contrast_are_not_judged():
     reference = picture(BRIGHTNESS)
     target = picture({value: 255 - brightness for value, brightness in BRIGHTNESS.items()}, seed=2)

@@ -12,7 +12,9 @@ import numpy as np
 MARGIN = 10  # grey levels of 255 by which the reference's range of brightness is widened
 ALIKE = 0.6  # share of voxels in that range below which a structure does not look like the reference's
 TYPICAL = 0.7  # median share of the other structures: below, the two images are not comparable at all
-SURE = 0.25  # a structure with a score from here on is kept whatever it looks like
+UNSURE = 0.25  # score below which a structure that is not alike goes; above it if the others score far higher:
+LOWER, FAR_LOWER = 0.6, 0.4  # parts of their median score; below the second less unlikeness is enough
+NEARLY = 0.8  # share of voxels, which is that
 FEWEST = 10  # voxels; fewer are not judged
 
 
@@ -52,12 +54,16 @@ def likeness(
 def unlike(likenesses: Mapping[int, float], scores: Mapping[int, float]) -> list[int]:
     """The values to be reported as not found: unlike the reference, unsure, where the other structures do look alike.
 
-    With fewer than two other structures there is nothing to compare with, and none is.
+    A score is low by itself or beside those of the others: small structures never score high. With fewer than two other
+    structures there is nothing to compare with, and none is.
     """
     result = []
     for value, share in likenesses.items():
-        others = [other for one, other in likenesses.items() if one != value]
-        comparable = len(others) >= 2 and float(np.median(others)) >= TYPICAL
-        if comparable and share < ALIKE and scores.get(value, 0.0) < SURE:
+        others = [one for one in likenesses if one != value]
+        if len(others) < 2 or float(np.median([likenesses[one] for one in others])) < TYPICAL:
+            continue
+        score, typical = scores.get(value, 0.0), float(np.median([scores.get(one, 0.0) for one in others]))
+        odd = share < ALIKE and (score < UNSURE or score < LOWER * typical)
+        if odd or (share < NEARLY and score < FAR_LOWER * typical):
             result.append(value)
     return result
