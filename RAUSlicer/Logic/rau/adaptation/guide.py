@@ -73,7 +73,9 @@ class Guide:
 
 
 def side_of(frame_shape: tuple[int, int], flat: bool) -> int:
-    """Pixels of the expert's square. Slices of volumes: what they have, small ones twice over, at most USUAL."""
+    """Pixels of the expert's square. Slices of volumes: what they have, small ones twice over, from SMALL to USUAL.
+    Pictures (flat): USUAL, large ones LARGE.
+    """
     longest = max(frame_shape)
     if flat:
         return LARGE if longest > 400 else USUAL

@@ -12,9 +12,9 @@ import numpy as np
 MARGIN = 10  # grey levels of 255 by which the reference's range of brightness is widened
 ALIKE = 0.6  # share of voxels in that range below which a structure does not look like the reference's
 TYPICAL = 0.7  # median share of the other structures: below, the two images are not comparable at all
-UNSURE = 0.25  # score below which a structure that is not alike goes; above it if the others score far higher:
-LOWER, FAR_LOWER = 0.6, 0.4  # parts of their median score; below the second less unlikeness is enough
-NEARLY = 0.8  # share of voxels, which is that
+NEARLY = 0.8  # the same share where the score is far lower than those of the others
+UNSURE = 0.25  # score below which it is low by itself
+LOWER, FAR_LOWER = 0.6, 0.4  # parts of the others' median score, below which it is lower, and far lower
 FEWEST = 10  # voxels; fewer are not judged
 
 
@@ -63,7 +63,7 @@ def unlike(likenesses: Mapping[int, float], scores: Mapping[int, float]) -> list
         if len(others) < 2 or float(np.median([likenesses[one] for one in others])) < TYPICAL:
             continue
         score, typical = scores.get(value, 0.0), float(np.median([scores.get(one, 0.0) for one in others]))
-        odd = share < ALIKE and (score < UNSURE or score < LOWER * typical)
+        odd = share < ALIKE and score < max(UNSURE, LOWER * typical)
         if odd or (share < NEARLY and score < FAR_LOWER * typical):
             result.append(value)
     return result
