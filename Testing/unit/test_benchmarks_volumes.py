@@ -120,6 +120,21 @@ def test_the_benchmark_of_moved_volumes_sees_what_the_search_from_the_centre_los
     assert found > plain + 0.2 and same == pytest.approx(in_place, abs=0.02)
 
 
+def test_the_benchmark_of_registration_tells_what_each_step_brings():
+    import registration
+    from validation_tasks import Task
+
+    from rau.references import deformation
+    from rau.training.patient import patient_pair
+
+    reference, (target, truth) = patient_pair(7, (20, 48, 48))
+    before = deformation.SEARCHED, deformation.LEVELS
+    found = registration.laid(Task("patient", reference, target, truth))
+    dice = {name: one for name, (one, _) in found.items()}
+    assert dice["affine"] < dice["demons"] < dice["as it is"] + 0.02
+    assert before == (deformation.SEARCHED, deformation.LEVELS)
+
+
 def test_no_two_variants_share_a_name():
     names = [one.name for one in (*volumes.THIRD, *volumes.ECONOMIES)]
     assert len(set(names)) == len(names)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rau.references import registration
+from rau.references import deformation, registration
 from rau.references.registration import can_register, correlation, register
 from rau.training.patient import patient_pair
 from rau.volume.window import to_uint8
@@ -262,3 +265,40 @@ def test_a_turned_start_sends_points_back_turned_and_on(angle, step):
     found = after(start, turn(angle, 3), middle, step).TransformPoint(point.tolist())
     wanted = start.TransformPoint((turn(angle, 3) @ (point - step - middle) + middle).tolist())
     assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_structures_of_a_picture_are_found_where_brightness_alone_does_not_lead():
+    """Of three rings in speckle the middle one stays and the others go by their own width: no affine map does that."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:128, :192]
+
+    def picture(*centres: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        image, labels = np.full(rows.shape, 60.0), np.zeros(rows.shape, np.uint16)
+        for value, (row, column) in enumerate(centres, 1):
+            far = np.hypot(rows - row, columns - column)
+            image += 40 * (far < 13) + 120 * ((far >= 13) & (far < 17))
+            labels[far < 15] = value
+        return (image + rng.normal(0, 12, rows.shape)).clip(0, 255).astype(np.uint8), labels
+
+    image, labels = picture((64, 36), (64, 96), (64, 156))
+    target, truth = picture((92, 36), (64, 96), (92, 156))
+    spacing = (1.0, 1.0, 1.0)
+    found = register(target[None], spacing, image[None], labels[None], spacing)
+    assert mean_dice(found.labels[0], truth) > 0.8
+    with patch.object(deformation, "FLAT_SEARCHED", ()):
+        demons = register(target[None], spacing, image[None], labels[None], spacing)
+    assert mean_dice(demons.labels[0], truth) < 0.7
+
+
+def test_displacements_are_in_millimetres_with_x_first_on_the_whole_grid():
+    from scipy import ndimage
+
+    from rau.references.deformation import displaced
+
+    image = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(60, 80)), 3).astype(np.float32)
+    moved = np.roll(image, (-4, 6), (0, 1))
+    fixed, moving = (registration.as_image(a[None], (1.0, 2.0, 0.5)) for a in (image, moved))
+    field = displaced(fixed, moving, 20_000)
+    assert field.GetSize() == fixed.GetSize()
+    found = np.median(sitk.GetArrayFromImage(field)[15:-15, 15:-15], axis=(0, 1))
+    assert np.abs(found - (6 * 0.5, -4 * 2.0)).max() < 0.5

@@ -1,8 +1,8 @@
 """A reference laid onto the target by registration: the spatial prior, and slices that lie where the target's do.
 
-Volumes in 3-D, pictures (one slice) in 2-D. Affine (Mattes mutual information) then symmetric demons, both by
-SimpleITK, from centre on centre. Works on canonical 8-bit volumes in index space times spacing: where two patients lay
-in their scanners says nothing about their anatomy.
+Volumes in 3-D, pictures (one slice) in 2-D. Affine from centre on centre (Mattes mutual information, by SimpleITK),
+then a deformation (`rau.references.deformation`). On canonical 8-bit volumes in index space times spacing: where two
+patients lay in their scanners says nothing about their anatomy.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rau.references.deformation import SMALLEST, coarse, deformation
+
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-SMALLEST = 6  # voxels along each axis; below, a volume is not registered
-LEVELS = ((12_000, 60), (80_000, 60), (300_000, 40))  # voxels at most, demons iterations
-FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures: pixels
 SAMPLES, FLAT_SAMPLES = 40_000, 8_000  # of the affine metric, of volumes and of pictures
 AFFINE_VOXELS, THICK_VOXELS = 200_000, 40_000  # at most, of volumes in the affine search; of thick slices fewer
 THICK = 2.0  # spacing across the slices, of that in them, from which slices are thick
@@ -139,8 +138,8 @@ def register(
     start = beginning(fixed, moving, shift)
     with one_thread():
         affine = elsewhere(fixed, moving, start, affine_search(fixed, moving, start))
-    field = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
-    both = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
+    fields = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
+    both = sitk.CompositeTransform([affine, *map(sitk.DisplacementFieldTransform, fields)])
 
     def laid(image: sitk.Image, transform: sitk.Transform, how: int) -> np.ndarray:
         found = sitk.GetArrayFromImage(sitk.Resample(image, fixed, transform, how, 0))
@@ -309,44 +308,6 @@ def best_shift(fixed: sitk.Image, moving: sitk.Image) -> tuple[float, np.ndarray
     peak = np.where(peak > np.array(shape) / 2, peak - np.array(shape), peak)
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(product.max()) / norm if norm else 0.0, np.asarray(peak[::-1] * np.array(fixed.GetSpacing()))
-
-
-def deformation(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
-    """Displacements from coarse to fine by symmetric demons. Images on one grid. Returns a float64 vector image, mm."""
-    import SimpleITK as sitk
-
-    moving = sitk.HistogramMatching(moving, fixed)
-    demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
-    demons.SetStandardDeviations(1.5)
-    demons.SetSmoothUpdateField(True)
-    demons.SetUpdateFieldStandardDeviations(1.0)
-    field = None
-    for voxels, iterations in FLAT_LEVELS if fixed.GetDimension() == 2 else LEVELS:
-        here, there = coarse(fixed, voxels), coarse(moving, voxels)
-        demons.SetNumberOfIterations(iterations)
-        field = (
-            demons.Execute(here, there) if field is None else demons.Execute(here, there, sitk.Resample(field, here))
-        )
-    return sitk.Cast(field, sitk.sitkVectorFloat64)
-
-
-def coarse(image: sitk.Image, voxels: int) -> sitk.Image:
-    """`image` smoothed and shrunk to at most about `voxels` voxels; no axis below SMALLEST."""
-    import SimpleITK as sitk
-
-    factors = [1] * image.GetDimension()
-    size = list(image.GetSize())
-    while np.prod([n // f for n, f in zip(size, factors, strict=True)]) > voxels:
-        steps = zip(size, factors, image.GetSpacing(), strict=True)
-        physical = [s * f if n // (f + 1) >= SMALLEST else np.inf for n, f, s in steps]
-        finest = int(np.argmin(physical))
-        if not np.isfinite(physical[finest]):
-            break
-        factors[finest] += 1
-    for axis, factor in enumerate(factors):
-        if factor > 1:
-            image = sitk.RecursiveGaussian(image, 0.5 * factor * image.GetSpacing()[axis], direction=axis)
-    return sitk.Shrink(image, factors)
 
 
 def soft_mask(masks: sitk.Image, value: int) -> sitk.Image:
