@@ -22,22 +22,28 @@ SEARCHED, FLAT_SEARCHED = (100_000,), (4_000, 16_000)  # voxels and pixels at mo
 
 
 def deformation(fixed: sitk.Image, moving: sitk.Image) -> list[sitk.Image]:
-    """Displacement fields (float64 vectors, mm) on the grid of `fixed`: a point of the target goes through the last one
-    first, and by all of them to where its like lies in the affinely laid reference.
+    """Displacement fields (float64 vectors, mm): a point of the target goes through the last one first, and by all of
+    them to where its like lies in the affinely laid reference. Images on one grid.
     """
+    fields: list[sitk.Image] = []
+    for voxels in FLAT_SEARCHED if fixed.GetDimension() == 2 else SEARCHED:
+        fields.append(displaced(fixed, through(fields, moving), voxels))
+    return [*fields, by_demons(fixed, through(fields, moving))]
+
+
+def through(fields: list[sitk.Image], moving: sitk.Image) -> sitk.Image:
+    """`moving` laid by the fields, on its own grid."""
     import SimpleITK as sitk
 
-    fields: list[sitk.Image] = []
-    laid = moving
-    for voxels in FLAT_SEARCHED if fixed.GetDimension() == 2 else SEARCHED:
-        fields.append(displaced(fixed, laid, voxels))
-        through = sitk.CompositeTransform([sitk.DisplacementFieldTransform(sitk.Image(one)) for one in fields])
-        laid = sitk.Resample(moving, fixed, through, sitk.sitkLinear, 0.0)
-    return [*fields, by_demons(fixed, laid)]
+    steps = [sitk.DisplacementFieldTransform(sitk.Image(one)) for one in fields]
+    return sitk.Resample(moving, moving, sitk.CompositeTransform(steps), sitk.sitkLinear, 0.0) if steps else moving
 
 
 def displaced(fixed: sitk.Image, moving: sitk.Image, voxels: int) -> sitk.Image:
-    """Displacements, mm, by `rau.references.discrete` on images of at most about `voxels` voxels, on `fixed`'s grid."""
+    """Displacements, mm, by `rau.references.discrete` on images of at most about `voxels` voxels.
+
+    On that coarse grid and a voxel more on every side, so that those at the border go on beyond it.
+    """
     import SimpleITK as sitk
 
     from rau.references.discrete import displacements
@@ -45,9 +51,11 @@ def displaced(fixed: sitk.Image, moving: sitk.Image, voxels: int) -> sitk.Image:
     here, there = coarse(fixed, voxels), coarse(moving, voxels)
     found = displacements(sitk.GetArrayFromImage(here), sitk.GetArrayFromImage(there), search_of(here))
     steps = found[..., ::-1].astype(np.float64) * here.GetSpacing()
-    field = sitk.GetImageFromArray(np.ascontiguousarray(steps), isVector=True)
-    field.CopyInformation(here)
-    return sitk.Resample(field, fixed, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat64, True)
+    more = [(1, 1)] * here.GetDimension()
+    field = sitk.GetImageFromArray(np.pad(steps, [*more, (0, 0)], mode="edge"), isVector=True)
+    field.SetSpacing(here.GetSpacing())
+    field.SetOrigin([o - s for o, s in zip(here.GetOrigin(), here.GetSpacing(), strict=True)])
+    return field
 
 
 def search_of(image: sitk.Image) -> Search:

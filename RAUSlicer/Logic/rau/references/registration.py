@@ -137,7 +137,9 @@ def register(
     masks = as_image(labels.astype(np.uint16), reference_spacing, sitk.sitkUInt16)
     start = beginning(fixed, moving, shift)
     with one_thread():
-        affine = elsewhere(fixed, moving, start, affine_search(fixed, moving, start))
+        affine = affine_search(fixed, moving, start)
+        if fixed.GetDimension() == 3:  # a picture's deformation reaches far enough, and goes astray less often
+            affine = elsewhere(fixed, moving, start, affine)
     fields = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, *map(sitk.DisplacementFieldTransform, fields)])
 
@@ -246,13 +248,13 @@ def elsewhere(
 
 
 def best_start(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTransform) -> sitk.AffineTransform | None:
-    """`start` after the shift by which the two correlate best, and of volumes the turn; None: near `start` itself."""
+    """`start` after the turn and shift by which two volumes correlate best; None: near `start` itself."""
     import SimpleITK as sitk
 
     here = coarse(fixed, SHIFT_PIXELS)
     middle = np.array(fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()]))
     best: tuple[float, float, np.ndarray] = (-1.0, 0.0, np.zeros(len(middle)))
-    for angle in (0.0, *(TURNS if len(middle) == 3 else ())):
+    for angle in (0.0, *TURNS):
         turned = after(start, turn(angle, len(middle)), middle, np.zeros(len(middle)))
         likeness, step = best_shift(here, sitk.Resample(coarse_like(moving, here), here, turned, sitk.sitkLinear, 0.0))
         if likeness > best[0] + (TURNED if angle else 0.0):
