@@ -1,7 +1,7 @@
 """From affinely laid to laid: large displacements by a discrete search, then symmetric demons (SimpleITK).
 
-The demons follow brightness and do not get past what lies between; the search tries displacements of up to a fifth of
-the image by self-similarity. Works on images of one grid, pictures (2-D) and volumes (3-D).
+The demons follow brightness and do not get past what lies between; the search tries displacements of a third of the
+image and more, by self-similarity. Images on one grid, pictures (2-D) and volumes (3-D).
 """
 
 from __future__ import annotations
