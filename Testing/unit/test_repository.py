@@ -102,7 +102,7 @@ def test_heavy_packages_are_imported_where_they_are_used():
     """`import rau...` stays fast: none of them at the top of a file of the engine, but in loops and networks."""
     heavy = {"torch", "torchvision", "transformers", "sam2", "peft", "SimpleITK", "pydicom", "matplotlib", "highdicom"}
     networks = {"vlm/heads.py", "vlm/model.py", "adaptation/closed_form.py", "adaptation/pixel_encoder.py"}
-    networks |= {"references/discrete.py"}
+    networks.add("references/discrete.py")
     for path in (LOGIC / "rau").rglob("*.py"):
         if "training" in path.parts or "sam" in path.parts or path.relative_to(LOGIC / "rau").as_posix() in networks:
             continue

@@ -138,7 +138,7 @@ def register(
     start = beginning(fixed, moving, shift)
     with one_thread():
         affine = affine_search(fixed, moving, start)
-        if fixed.GetDimension() == 3:  # a picture's deformation reaches far enough, and goes astray less often
+        if fixed.GetDimension() == 3:  # a picture's deformation reaches as far by itself
             affine = elsewhere(fixed, moving, start, affine)
     fields = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, *map(sitk.DisplacementFieldTransform, fields)])
