@@ -12,7 +12,7 @@ from hypothesis import strategies as st  # noqa: E402
 from test_adaptation_expert import QUICK, SIDE, dice, disc, picture, places, sheets  # noqa: E402
 
 from rau.adaptation.expert import train_expert  # noqa: E402
-from rau.adaptation.experts import Experts, agreement, train_experts, tried  # noqa: E402
+from rau.adaptation.experts import CHECKS, Experts, agreement, richest, train_experts, tried  # noqa: E402
 from rau.adaptation.pixel_encoder import FEATURES, PixelEncoder  # noqa: E402
 
 MASK = disc(30, 30)
@@ -78,6 +78,25 @@ def test_who_is_wrong_on_views_counts_next_to_nothing():
     experts = Experts(members, (), (), 1, None, alike, np.full(1, np.nan))
     found = tried(experts, sheets(picture(large), large), QUICK)
     assert found.shares[0, 0] > 0.99 and found.trust[0] > 0.6
+
+
+def test_experts_are_tried_on_the_slices_that_show_most_of_all_structures():
+    labels = torch.zeros(6, 8, 8, dtype=torch.long)
+    labels[1, :2] = 1
+    labels[2, :6] = 1
+    labels[3, :3], labels[3, 3:5] = 1, 2
+    labels[4, :4] = 2
+    assert sorted(richest(labels, 2).tolist()) == [2, 4] and len(richest(labels, 2)) == CHECKS
+    assert richest(labels[:1], 2).tolist() == [0], "of a lone slice, that one, whatever it shows"
+
+
+def test_a_structure_that_few_slices_of_a_volume_show_has_a_trust_of_its_own():
+    masks = [disc(30, 30) if k == 3 else disc(30, 30, 1) * 0 > 0 for k in range(8)]
+    stack = [sheets(picture(mask), mask) for mask in masks]
+    several = type(stack[0])(
+        *(torch.cat([getattr(one, name) for one in stack]) for name in ("images", "labels", "places"))
+    )
+    assert np.isfinite(train_experts(several, 1, QUICK).trust[0])
 
 
 @given(st.integers(0, 5), st.integers(0, 5))

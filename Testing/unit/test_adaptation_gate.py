@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rau.adaptation.gate import COEFFICIENTS, SOURCES, Evidence, fineness, weights_of
+from rau.adaptation.gate import COEFFICIENTS, SOURCES, Evidence, fineness, in_volumes, weights_of
 
 SHARE = st.floats(0, 1)
 EVIDENCE = st.builds(Evidence, SHARE, SHARE, SHARE, SHARE)
@@ -31,6 +31,16 @@ def test_shares_are_one_together_and_what_is_missing_gets_none(evidence, network
 def test_leaving_a_source_out_keeps_the_proportion_of_the_others(evidence):
     every, some = weights_of(evidence), weights_of(evidence, prior=False)
     assert some.network / some.expert == pytest.approx(every.network / every.expert)
+
+
+@given(EVIDENCE, SHARE)
+def test_in_volumes_registration_counts_the_more_the_more_alike_the_laid_reference_is(evidence, correlation):
+    other = Evidence(evidence.trust, correlation, evidence.fineness, evidence.iou)
+    low, high = sorted((evidence, other), key=lambda one: one.correlation)
+    less, more = (weights_of(one, volume=True) for one in (low, high))
+    assert more.prior >= less.prior and more.network <= less.network
+    assert less.expert == pytest.approx(more.expert) and sum(in_volumes(correlation)) == pytest.approx(1)
+    assert min(in_volumes(correlation)) > 0
 
 
 def test_every_source_has_a_coefficient_for_every_number():

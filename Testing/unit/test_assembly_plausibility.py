@@ -61,6 +61,12 @@ def test_images_of_another_contrast_are_not_judged():
     assert unlike(shares, dict.fromkeys(BRIGHTNESS, 0.1)) == []
 
 
+def test_where_one_in_three_of_the_others_is_unlike_too_the_images_are_not_comparable():
+    scores = dict.fromkeys(range(1, 8), 0.1)
+    assert unlike({1: 0.1, 2: 0.9, 3: 0.9, 4: 0.9, 5: 0.9, 6: 0.9, 7: 0.3}, scores) == [1, 7]
+    assert unlike({1: 0.1, 2: 0.9, 3: 0.9, 4: 0.9, 5: 0.9, 6: 0.3, 7: 0.3}, scores) == []
+
+
 def test_with_nothing_to_compare_with_nothing_is_taken_away():
     assert unlike({1: 0.0}, {1: 0.1}) == []
     assert unlike({1: 0.0, 2: 0.9}, {1: 0.1, 2: 0.5}) == []

@@ -30,7 +30,7 @@ class Training:
     balance: 0 weighs every pixel of the picture alike, 1 every structure. doubt: see `rau.adaptation.views.doubt_of`.
     """
 
-    views: int = 8
+    views: int = 16
     samples: int = 3000
     steps: int = 150
     batch: int = 2048

@@ -97,7 +97,7 @@ def tried(experts: Experts, sheets: Sheets, how: Training) -> Experts:
     from rau.adaptation.guide import centres
 
     generator = torch.Generator().manual_seed(how.seed + 7919)
-    views = views_of(sheets.pick(torch.randperm(len(sheets), generator=generator)), CHECKS, generator)
+    views = views_of(sheets.pick(richest(sheets.labels, experts.structures)), CHECKS, generator)
     here = centres(views.images.shape[-1]).expand(len(views), -1, -1, -1)
     plain = torch.cat([views.places[..., :1], here], 3)
     found = experts.each(views.images, doubted(views.places, how.doubt, generator), plain)
@@ -106,6 +106,22 @@ def tried(experts: Experts, sheets: Sheets, how: Training) -> Experts:
     shares = scores / scores.sum(0)
     joined = torch.einsum("mbkij,mk->bkij", found, torch.from_numpy(shares.astype(np.float32)))
     return replace(experts, shares=shares, trust=agreement(joined, views.labels))
+
+
+def richest(labels: torch.Tensor, structures: int) -> torch.Tensor:
+    """CHECKS of the slices (N, S, S), or all of fewer: they show the largest shares of all structures between them."""
+    import torch
+
+    shown = torch.stack([(labels == k + 1).flatten(1).sum(1) for k in range(structures)], 1).float()
+    shown = shown / shown.amax(0).clamp(min=1)
+    chosen: list[int] = []
+    seen = torch.zeros(structures)
+    for _ in range(min(CHECKS, len(labels))):
+        gained = torch.maximum(shown, seen).sum(1)
+        gained[chosen] = -1
+        chosen.append(int(gained.argmax()))
+        seen = torch.maximum(seen, shown[chosen[-1]])
+    return torch.tensor(chosen)
 
 
 def agreement(found: torch.Tensor, labels: torch.Tensor) -> np.ndarray:

@@ -1,8 +1,8 @@
 """How much network, expert and registration count for a structure: by what is known of them without the truth.
 
 The coefficients, which pictures use, were fitted on validation tasks by `Benchmarks/fit_gate.py`; the shares for
-volumes were set by hand on hippocampus and prostate pairs (model card). The network was trained on most real images
-among these, which favours it. No evaluation set was seen.
+volumes were set by hand on validation pairs (model card). The network was trained on most real images among these,
+which favours it. No evaluation set was seen.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ COEFFICIENTS = {
     "prior": (-1.10, -0.40, 0.66, -1.06, -0.24),
 }
 
-IN_VOLUMES = (0.75, 0.10, 0.15)  # the shares where the network sees three planes and laid references
+EXPERT_IN_VOLUMES = 0.10  # the expert's share where the network sees three planes and laid references
+PRIOR_IN_VOLUMES = (-1.5, 1.5)  # of the logistic share of registration there: of 1, of the correlation
 CORRECTED = (0.50, 0.40, 0.10)  # in slices of a volume that the user has put right, and the nearer the more
 
 
@@ -71,10 +72,16 @@ def weights_of(
     here = np.array([network, expert, prior])
     scores = np.array([np.dot(COEFFICIENTS[name], evidence.numbers()) for name in SOURCES])
     if volume or corrected:
-        scores = np.log(CORRECTED if corrected else IN_VOLUMES)
+        scores = np.log(CORRECTED if corrected else in_volumes(evidence.correlation))
     shares = np.where(here, np.exp(scores - scores[here].max()), 0.0)
     shares = shares / shares.sum()
     return Weights(float(shares[0]), float(shares[1]), float(shares[2]))
+
+
+def in_volumes(correlation: float) -> tuple[float, float, float]:
+    """Shares in a target with more than one slice: the more alike target and laid reference, the more registration."""
+    prior = 1 / (1 + np.exp(-(PRIOR_IN_VOLUMES[0] + PRIOR_IN_VOLUMES[1] * correlation)))
+    return (float(1 - EXPERT_IN_VOLUMES - prior), EXPERT_IN_VOLUMES, float(prior))
 
 
 def fineness(masks: np.ndarray, grid: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 MARGIN = 10  # grey levels of 255 by which the reference's range of brightness is widened
 ALIKE = 0.6  # share of voxels in that range below which a structure does not look like the reference's
-TYPICAL = 0.7  # median share of the other structures: below, the two images are not comparable at all
+TYPICAL = 0.7  # share that three in four of the other structures have: else the two images are not comparable at all
 NEARLY = 0.8  # the same share where the score is far lower than those of the others
 UNSURE = 0.25  # score below which it is low by itself
 LOWER, FAR_LOWER = 0.6, 0.4  # parts of the others' median score, below which it is lower, and far lower
@@ -60,7 +60,7 @@ def unlike(likenesses: Mapping[int, float], scores: Mapping[int, float]) -> list
     result = []
     for value, share in likenesses.items():
         others = [one for one in likenesses if one != value]
-        if len(others) < 2 or float(np.median([likenesses[one] for one in others])) < TYPICAL:
+        if len(others) < 2 or float(np.percentile([likenesses[one] for one in others], 25)) < TYPICAL:
             continue
         score, typical = scores.get(value, 0.0), float(np.median([scores.get(one, 0.0) for one in others]))
         odd = share < ALIKE and score < max(UNSURE, LOWER * typical)

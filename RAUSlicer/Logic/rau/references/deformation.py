@@ -70,7 +70,7 @@ def by_demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
 
     moving = sitk.HistogramMatching(moving, fixed)
     demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
-    demons.SetStandardDeviations(1.5)
+    demons.SetStandardDeviations(1.0)
     demons.SetSmoothUpdateField(True)
     demons.SetUpdateFieldStandardDeviations(1.0)
     field = None
