@@ -68,13 +68,18 @@ class Expert:
             return torch.stack(found).view(len(features), self.structures, side, side)
 
 
-def pixels(images: torch.Tensor, places: torch.Tensor, look: Look | None = None) -> torch.Tensor:
-    """Features of every pixel: (B, S * S, D): filters, place, and learnt ones where there is a look."""
+def pixels(
+    images: torch.Tensor, places: torch.Tensor, look: Look | None = None, some: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Features of every pixel: (B, S * S, D): filters, place, and learnt ones where there is a look. some: of these
+    pixels, (M,) indices, alone: (B, M, D)."""
     import torch
 
-    seen = [filter_bank(images).flatten(2).transpose(1, 2), position_code(places).flatten(1, 2)]
+    chosen = slice(None) if some is None else some
+    seen = [filter_bank(images).flatten(2)[..., chosen].transpose(1, 2)]
+    seen.append(position_code(places.flatten(1, 2)[:, chosen]))
     if look is not None:
-        seen.append(look.features.flatten(2).transpose(1, 2))
+        seen.append(look.features.flatten(2)[..., chosen].transpose(1, 2))
     return torch.cat(seen, 2)
 
 
@@ -150,7 +155,7 @@ def samples_of(sheets: Sheets, structures: int, how: Training, encoder: PixelEnc
                 index, weight = drawn(one.labels[k].flatten(), how.samples, structures, how, generator)
                 image = one.images[k : k + 1]
                 look = None if encoder is None else encoder.look(image)
-                x = pixels(image, places[k : k + 1], look)[0][index]
+                x = pixels(image, places[k : k + 1], look, index)[0]
                 parts.append((x, one.labels[k].flatten()[index], weight))
         features, labels, weights = (torch.cat(part) for part in zip(*parts, strict=True))
     return Samples(features, labels, weights, generator.get_state())
@@ -168,12 +173,13 @@ def fit(
     import torch
     import torch.nn.functional as F
 
-    optimiser = torch.optim.AdamW(network.parameters(), how.rate, weight_decay=how.decay)
+    optimiser = torch.optim.AdamW(network.parameters(), how.rate, weight_decay=how.decay, fused=True)
     for step in range(how.steps):
         fall = 0.05 + 0.475 * (1 + np.cos(np.pi * step / how.steps))
         optimiser.param_groups[0]["lr"] = how.rate * min(1.0, (step + 1) / 10) * fall
         some = torch.randint(len(features), (how.batch,), generator=generator)
-        loss = (F.cross_entropy(network(features[some]), labels[some], reduction="none") * weights[some]).mean()
+        told = network(features.index_select(0, some)).T.contiguous()[None]  # classes first: several times as fast
+        loss = (F.cross_entropy(told, labels[some][None], reduction="none")[0] * weights[some]).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
