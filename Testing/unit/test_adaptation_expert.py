@@ -171,3 +171,10 @@ def test_weights_undo_the_choice_unless_structures_count_alike():
     for balance, share in ((0.0, 0.01), (1.0, 0.25)):
         index, weight = drawn(maps, 20_000, 1, Training(balance=balance), torch.Generator().manual_seed(0))
         assert float(weight[maps[index] == 1].sum() / weight.sum()) == pytest.approx(share, rel=0.1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, SIDE * SIDE - 1), min_size=1, max_size=20))
+def test_features_of_some_pixels_are_those_that_all_have_there(some):
+    image, where, index = picture(disc(30, 30)), places(), torch.tensor(some)
+    assert torch.equal(pixels(image, where, some=index), pixels(image, where)[:, index])

@@ -11,7 +11,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from rau.adaptation.guide import centres  # noqa: E402
-from rau.adaptation.views import Sheets, doubt_of, doubted, relit, sampling_grid, views_of  # noqa: E402
+from rau.adaptation.views import Sheets, doubt_of, doubted, relit, sampling_grid, smooth_field, views_of  # noqa: E402
 
 
 def generator(seed: int):
@@ -100,3 +100,11 @@ def test_the_worse_the_registration_the_greater_the_doubt(one, other):
 def test_an_unknown_correlation_is_doubted_most():
     assert doubt_of(float("nan")) >= doubt_of(-1.0)
     assert np.isfinite(doubt_of(float("inf")))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(4, 9), st.integers(16, 70), st.integers(0, 5))
+def test_a_smooth_field_is_the_bicubic_interpolation_of_its_noise(cells, side, seed):
+    noise = torch.randn(2, 3, cells, cells, generator=generator(seed))
+    whole = torch.nn.functional.interpolate(noise, size=(side, side), mode="bicubic", align_corners=True)
+    assert torch.allclose(smooth_field(generator(seed), 2, 3, cells, side), whole, atol=1e-5)
