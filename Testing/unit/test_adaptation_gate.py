@@ -33,14 +33,19 @@ def test_leaving_a_source_out_keeps_the_proportion_of_the_others(evidence):
     assert some.network / some.expert == pytest.approx(every.network / every.expert)
 
 
-@given(EVIDENCE, SHARE)
-def test_in_volumes_registration_counts_the_more_the_more_alike_the_laid_reference_is(evidence, correlation):
+@given(EVIDENCE, SHARE, st.sampled_from([1, 3]))
+def test_in_volumes_registration_counts_the_more_the_more_alike_the_laid_reference_is(evidence, correlation, planes):
     other = Evidence(evidence.trust, correlation, evidence.fineness, evidence.iou)
     low, high = sorted((evidence, other), key=lambda one: one.correlation)
-    less, more = (weights_of(one, volume=True) for one in (low, high))
+    less, more = (weights_of(one, planes=planes) for one in (low, high))
     assert more.prior >= less.prior and more.network <= less.network
-    assert less.expert == pytest.approx(more.expert) and sum(in_volumes(correlation)) == pytest.approx(1)
-    assert min(in_volumes(correlation)) > 0
+    assert less.expert == pytest.approx(more.expert) and sum(in_volumes(correlation, planes)) == pytest.approx(1)
+    assert min(in_volumes(correlation, planes)) > 0
+
+
+@given(EVIDENCE)
+def test_where_the_network_sees_one_plane_alone_the_expert_counts_more(evidence):
+    assert weights_of(evidence, planes=1).expert > weights_of(evidence, planes=3).expert
 
 
 def test_every_source_has_a_coefficient_for_every_number():

@@ -19,7 +19,7 @@ COEFFICIENTS = {
     "prior": (-1.10, -0.40, 0.66, -1.06, -0.24),
 }
 
-EXPERT_IN_VOLUMES = 0.10  # the expert's share where the network sees three planes and laid references
+EXPERT_IN_VOLUMES = (0.30, 0.10)  # the expert's share: where the network sees one plane; where it sees more
 PRIOR_IN_VOLUMES = (-1.5, 1.5)  # of the logistic share of registration there: of 1, of the correlation
 CORRECTED = (0.50, 0.40, 0.10)  # in slices of a volume that the user has put right, and the nearer the more
 
@@ -62,26 +62,28 @@ def weights_of(
     expert: bool = True,
     prior: bool = True,
     network: bool = True,
-    volume: bool = False,
+    planes: int = 0,
     corrected: bool = False,
 ) -> Weights:
     """Shares for a structure; sources that are not there get none.
 
-    volume: of a target with more than one slice. corrected: in slices of a volume that the user has put right.
+    planes: in how many a target with more than one slice is cut, 0: a picture. corrected: in slices of a volume that
+    the user has put right.
     """
     here = np.array([network, expert, prior])
     scores = np.array([np.dot(COEFFICIENTS[name], evidence.numbers()) for name in SOURCES])
-    if volume or corrected:
-        scores = np.log(CORRECTED if corrected else in_volumes(evidence.correlation))
+    if planes or corrected:
+        scores = np.log(CORRECTED if corrected else in_volumes(evidence.correlation, planes))
     shares = np.where(here, np.exp(scores - scores[here].max()), 0.0)
     shares = shares / shares.sum()
     return Weights(float(shares[0]), float(shares[1]), float(shares[2]))
 
 
-def in_volumes(correlation: float) -> tuple[float, float, float]:
+def in_volumes(correlation: float, planes: int) -> tuple[float, float, float]:
     """Shares in a target with more than one slice: the more alike target and laid reference, the more registration."""
+    expert = EXPERT_IN_VOLUMES[planes > 1]
     prior = 1 / (1 + np.exp(-(PRIOR_IN_VOLUMES[0] + PRIOR_IN_VOLUMES[1] * correlation)))
-    return (float(1 - EXPERT_IN_VOLUMES - prior), EXPERT_IN_VOLUMES, float(prior))
+    return (float(1 - expert - prior), expert, float(prior))
 
 
 def fineness(masks: np.ndarray, grid: int) -> np.ndarray:

@@ -37,6 +37,7 @@ class Guide:
 
     laid: value -> (S, R, C) in 0 to 1 where registration expects it, or None; has_prior: whether it does.
     near: of what the user has drawn in slices of the target, how near they are, `rau.corrections.Corrected.beside`.
+    planes: in how many the target is cut.
     """
 
     expected: dict[int, np.ndarray]
@@ -44,6 +45,7 @@ class Guide:
     laid: Callable[[int], np.ndarray | None]
     has_prior: Callable[[int], bool]
     near: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
+    planes: int = 1
     _candidates: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def weights(self, value: int, iou: float) -> Weights | None:
@@ -52,8 +54,8 @@ class Guide:
             return None
         known = self.evidence[value]
         known = Evidence(known.trust, known.correlation, known.fineness, iou)
-        volume = self.expected[value].shape[0] > 1
-        plain = weights_of(known, prior=self.has_prior(value), volume=volume)
+        planes = self.planes if self.expected[value].shape[0] > 1 else 0
+        plain = weights_of(known, prior=self.has_prior(value), planes=planes)
         if value not in self.near:
             return plain
         return plain.towards(weights_of(known, prior=self.has_prior(value), corrected=True), self.near[value])
@@ -242,7 +244,7 @@ def build_guide(case: Case, seed: int, go_on: Callable[[], None], encoder: Pixel
     expected = {v: np.round(total / len(seen[v])).astype(np.uint8) for v, total in totals.items()}
     known_of = {v: Evidence(*np.mean([one.numbers()[1:] for one in several], 0)) for v, several in seen.items()}
     near = put_right(case, plane, seed, go_on, expected)
-    return Guide(expected, known_of, case.prior, case.has_prior, near)
+    return Guide(expected, known_of, case.prior, case.has_prior, near, len(case.planes))
 
 
 def put_right(
