@@ -1,8 +1,8 @@
 """A reference laid onto the target by registration: the spatial prior, and slices that lie where the target's do.
 
-Volumes in 3-D (two slices are one), pictures in 2-D. Affine from centre on centre (Mattes mutual information, by SimpleITK),
-then a deformation (`rau.references.deformation`). On canonical 8-bit volumes in index space times spacing: where two
-patients lay in their scanners says nothing about their anatomy.
+Volumes in 3-D (two slices are one), pictures in 2-D. Affine from centre on centre (Mattes mutual information, by
+SimpleITK), then a deformation (`rau.references.deformation`). On canonical 8-bit volumes in index space times spacing:
+where two patients lay in their scanners says nothing about their anatomy.
 """
 
 from __future__ import annotations
