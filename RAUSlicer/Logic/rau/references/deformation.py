@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rau.references.discrete import Search
 
-SMALLEST = 6  # voxels along each axis of what is registered; of fewer slices more are made
+SMALLEST = 6  # voxels along each axis; below, a volume is not registered
 LEVELS = ((80_000, 60), (300_000, 40))  # voxels at most, demons iterations
 FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures: pixels
 SEARCHED, FLAT_SEARCHED = (100_000,), (4_000, 16_000)  # voxels and pixels at most, of the discrete searches

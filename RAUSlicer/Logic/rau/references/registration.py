@@ -1,8 +1,8 @@
 """A reference laid onto the target by registration: the spatial prior, and slices that lie where the target's do.
 
-Volumes in 3-D (two slices are one), pictures in 2-D. Affine from centre on centre (Mattes mutual information, by
-SimpleITK), then a deformation (`rau.references.deformation`). On canonical 8-bit volumes in index space times spacing:
-where two patients lay in their scanners says nothing about their anatomy.
+Volumes in 3-D, pictures (one slice) in 2-D. Affine from centre on centre (Mattes mutual information, by SimpleITK),
+then a deformation (`rau.references.deformation`). On canonical 8-bit volumes in index space times spacing: where two
+patients lay in their scanners says nothing about their anatomy.
 """
 
 from __future__ import annotations
@@ -95,10 +95,11 @@ class Registered:
 
 
 def can_register(target: np.ndarray, reference: np.ndarray) -> bool:
-    """Two slices and more of grey, of at least SMALLEST pixels a side; pictures of any kind, of at least that size."""
+    """3-D grey volumes of at least SMALLEST voxels along each axis; pictures of any kind, of at least that size."""
     flat = target.shape[0] == reference.shape[0] == 1
-    grey = target.ndim == reference.ndim == 3 and min(target.shape[0], reference.shape[0]) > 1
-    return (flat or grey) and min(*target.shape[1:3], *reference.shape[1:3]) >= SMALLEST
+    shapes = (target.shape[1:3], reference.shape[1:3]) if flat else (target.shape, reference.shape)
+    grey = target.ndim == reference.ndim == 3
+    return (flat or grey) and min(*shapes[0], *shapes[1]) >= SMALLEST
 
 
 @contextlib.contextmanager
@@ -134,12 +135,12 @@ def register(
     here, there = (a.mean(3) if a.ndim == 4 else a for a in (target, reference))
     fixed, moving = as_image(here, target_spacing), as_image(there, reference_spacing)
     masks = as_image(labels.astype(np.uint16), reference_spacing, sitk.sitkUInt16)
-    start, one, other = beginning(fixed, moving, shift), filled(fixed), filled(moving)
+    start = beginning(fixed, moving, shift)
     with one_thread():
-        affine = affine_search(one, other, start)
+        affine = affine_search(fixed, moving, start)
         if fixed.GetDimension() == 3:  # a picture's deformation reaches as far by itself
-            affine = elsewhere(one, other, start, affine)
-    fields = deformation(one, sitk.Resample(other, one, affine, sitk.sitkLinear, 0.0))
+            affine = elsewhere(fixed, moving, start, affine)
+    fields = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, *map(sitk.DisplacementFieldTransform, fields)])
 
     def laid(image: sitk.Image, transform: sitk.Transform, how: int) -> np.ndarray:
@@ -166,14 +167,6 @@ def as_image(array: np.ndarray, spacing: tuple[float, float, float], kind: int |
     image = sitk.GetImageFromArray(np.ascontiguousarray(array[0] if flat else array))
     image.SetSpacing(tuple(float(s) for s in (spacing[1:] if flat else spacing)[::-1]))
     return sitk.Cast(image, sitk.sitkFloat32 if kind is None else kind)
-
-
-def filled(image: sitk.Image) -> sitk.Image:
-    """A volume of few slices with more between them, so that the filters have room: SMALLEST at least."""
-    import SimpleITK as sitk
-
-    times = [-(-SMALLEST // size) if size < SMALLEST else 1 for size in image.GetSize()]
-    return sitk.Expand(image, times, sitk.sitkLinear) if max(times) > 1 else image
 
 
 def beginning(fixed: sitk.Image, moving: sitk.Image, shift: tuple[float, float, float] | None) -> sitk.AffineTransform:
@@ -324,10 +317,7 @@ def soft_mask(masks: sitk.Image, value: int) -> sitk.Image:
     import SimpleITK as sitk
 
     mask = sitk.Cast(sitk.Equal(masks, value), sitk.sitkFloat32)
-    for axis, (size, spacing) in enumerate(zip(masks.GetSize(), masks.GetSpacing(), strict=True)):
-        if size >= SMALLEST:  # the filter needs room
-            mask = sitk.RecursiveGaussian(mask, 0.7 * spacing, direction=axis)
-    return mask
+    return sitk.SmoothingRecursiveGaussian(mask, [0.7 * s for s in masks.GetSpacing()])
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
