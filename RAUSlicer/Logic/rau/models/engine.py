@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rau.vlm.engine import Reasoning
 
 KEPT_REFERENCES = 6  # encoded (reference, plane) pairs kept between runs
+FEW = 2  # processors, which are as a rule the two of one core: a second thread costs time (a sixth, measured)
 
 
 @dataclass
@@ -100,6 +102,11 @@ def device_of(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
+def threads_of(wanted: int, processors: int) -> int:
+    """Threads for torch; 0: as many as it takes by itself."""
+    return wanted or (1 if processors <= FEW else 0)
+
+
 def load_engine(settings: SegmentSettings | None = None) -> Engine:
     """Load the models that `settings` name (model, device, threads). Raises ModelError, InputError."""
     import torch
@@ -113,8 +120,9 @@ def load_engine(settings: SegmentSettings | None = None) -> Engine:
     settings = settings or SegmentSettings()
     folder = open_model(find_model(settings.model))
     device = device_of(settings.device)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    threads = threads_of(settings.threads, os.cpu_count() or 1)
+    if threads:
+        torch.set_num_threads(threads)
     manifest = folder.manifest
     part = manifest.segmenter
     model = build_sam2(part.config, {**part.overrides, "image_size": part.image_size})
