@@ -91,7 +91,7 @@ def test_experts_are_tried_on_the_slices_that_show_most_of_all_structures():
 
 
 def test_a_structure_that_few_slices_of_a_volume_show_has_a_trust_of_its_own():
-    masks = [disc(30, 30) if k == 3 else disc(30, 30, 1) * 0 > 0 for k in range(8)]
+    masks = [disc(30, 30) if k == 3 else torch.zeros(SIDE, SIDE, dtype=torch.bool) for k in range(8)]
     stack = [sheets(picture(mask), mask) for mask in masks]
     several = type(stack[0])(
         *(torch.cat([getattr(one, name) for one in stack]) for name in ("images", "labels", "places"))

@@ -86,5 +86,5 @@ class SegmentSettings(BaseModel):
     window: tuple[float, float] | None = Field(
         None, description="Intensity window (low, high) in the image's own units; none: CT in HU, others by percentiles"
     )
-    threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: what the machine offers, of two one")
+    threads: int = Field(0, ge=0, le=256, description="CPU threads; 0: one of two processors, else what there are")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random")

@@ -109,7 +109,10 @@ def tried(experts: Experts, sheets: Sheets, how: Training) -> Experts:
 
 
 def richest(labels: torch.Tensor, structures: int) -> torch.Tensor:
-    """CHECKS of the slices (N, S, S), or all of fewer: they show the largest shares of all structures between them."""
+    """Of labelled slices, (N, S, S) 0 or 1 + the structure's number: the indices, (M,), of those to try experts on.
+
+    CHECKS of them, or all of fewer: one after the other what adds most to the largest share shown of each structure.
+    """
     import torch
 
     shown = torch.stack([(labels == k + 1).flatten(1).sum(1) for k in range(structures)], 1).float()

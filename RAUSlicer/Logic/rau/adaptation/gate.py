@@ -80,7 +80,10 @@ def weights_of(
 
 
 def in_volumes(correlation: float, planes: int) -> tuple[float, float, float]:
-    """Shares in a target with more than one slice: the more alike target and laid reference, the more registration."""
+    """(network, expert, prior), together 1, in a target with more than one slice, cut in so many planes.
+
+    The more alike target and laid reference (`Evidence.correlation`), the more registration counts.
+    """
     expert = EXPERT_IN_VOLUMES[planes > 1]
     prior = 1 / (1 + np.exp(-(PRIOR_IN_VOLUMES[0] + PRIOR_IN_VOLUMES[1] * correlation)))
     return (float(1 - expert - prior), expert, float(prior))

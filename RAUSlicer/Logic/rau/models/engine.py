@@ -103,7 +103,7 @@ def device_of(wanted: str) -> str:
 
 
 def threads_of(wanted: int, processors: int) -> int:
-    """Threads for torch; 0: as many as it takes by itself."""
+    """Threads for torch, where `wanted` (0: not told) and so many processors are; 0: as many as it takes by itself."""
     return wanted or (1 if processors <= FEW else 0)
 
 
