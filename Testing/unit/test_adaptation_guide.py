@@ -103,7 +103,8 @@ def expected_place(transform, voxel, spacing, shape, theirs, side, axis) -> np.n
 
 def by_hand(transform, target, spacing, labels, theirs) -> Registered:
     masks = as_image(labels, theirs, sitk.sitkUInt16)
-    return Registered(transform, 0.0, 1.0, target, np.zeros(target.shape, np.uint16), masks, as_image(target, spacing))
+    nothing = np.zeros(target.shape, np.uint16)
+    return Registered(transform, 0.0, 1.0, target, nothing, masks, as_image(target, spacing), transform)
 
 
 STEP = st.sampled_from([0.5, 1.0, 1.7, 3.0])

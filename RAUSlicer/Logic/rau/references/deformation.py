@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SMALLEST = 6  # voxels along each axis; below, a volume is not registered
 LEVELS = ((80_000, 60), (300_000, 40))  # voxels at most, demons iterations
-FLAT_LEVELS = ((4_000, 60), (16_000, 50), (66_000, 25))  # the same for pictures: pixels
+FLAT_LEVELS = ((4_000, 30), (16_000, 25), (66_000, 12))  # the same for pictures: pixels
 SEARCHED, FLAT_SEARCHED = (100_000,), (4_000, 16_000)  # voxels and pixels at most, of the discrete searches
 
 
@@ -70,9 +70,7 @@ def by_demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
 
     moving = sitk.HistogramMatching(moving, fixed)
     demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
-    demons.SetStandardDeviations(1.0)
-    demons.SetSmoothUpdateField(True)
-    demons.SetUpdateFieldStandardDeviations(1.0)
+    demons.SetStandardDeviations(1.0)  # of the field; its changes are not smoothed besides
     field = None
     for voxels, iterations in FLAT_LEVELS if fixed.GetDimension() == 2 else LEVELS:
         here, there = coarse(fixed, voxels), coarse(moving, voxels)

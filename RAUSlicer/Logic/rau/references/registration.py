@@ -30,6 +30,7 @@ TURNED = 0.1  # by which a turn must make two volumes more alike
 NEAR = 0.04  # of the extent: a shift below is left to the affine search
 ELSEWHERE = 0.05  # by which the correlation must grow for an image to lie elsewhere
 KEPT = 128_000_000  # bytes of laid masks that one registration keeps
+WORKED_OUT = 2_000_000  # voxels up to which the transform is kept as a field, of 24 bytes a voxel
 STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before the affine search begins
 
 
@@ -45,6 +46,7 @@ class Registered:
     labels: np.ndarray
     _masks: Any
     _grid: Any
+    _there: Any
     _laid: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -68,7 +70,7 @@ class Registered:
         import SimpleITK as sitk
 
         mask = soft_mask(self._masks, value)
-        laid = sitk.GetArrayFromImage(sitk.Resample(mask, self._grid, self.transform, sitk.sitkLinear, 0.0))
+        laid = sitk.GetArrayFromImage(sitk.Resample(mask, self._grid, self._there, sitk.sitkLinear, 0.0))
         return np.clip(laid, 0, 1).reshape(self.image.shape)  # the recursive filter overshoots by a thousandth
 
     def places(self) -> np.ndarray:
@@ -142,20 +144,34 @@ def register(
             affine = elsewhere(fixed, moving, start, affine)
     fields = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, *map(sitk.DisplacementFieldTransform, fields)])
+    there = on_grid(both, fixed)
 
     def laid(image: sitk.Image, transform: sitk.Transform, how: int) -> np.ndarray:
         found = sitk.GetArrayFromImage(sitk.Resample(image, fixed, transform, how, 0))
         return np.asarray(found).reshape(here.shape)
 
-    image = laid(moving, both, sitk.sitkLinear)
+    image = laid(moving, there, sitk.sitkLinear)
     return Registered(
         both,
         correlation(here, laid(moving, start, sitk.sitkLinear)),
         correlation(here, image),
         np.clip(np.rint(image), 0, 255).astype(np.uint8),
-        laid(masks, both, sitk.sitkNearestNeighbor),
+        laid(masks, there, sitk.sitkNearestNeighbor),
         masks,
         fixed,
+        there,
+    )
+
+
+def on_grid(transform: sitk.Transform, grid: sitk.Image) -> sitk.Transform:
+    """The same at the voxels of `grid`, worked out once instead of for every mask; of large grids `transform` itself."""
+    import SimpleITK as sitk
+
+    if grid.GetNumberOfPixels() > WORKED_OUT:
+        return transform
+    frame = (grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection())
+    return sitk.DisplacementFieldTransform(
+        sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *frame)
     )
 
 
