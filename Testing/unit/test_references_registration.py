@@ -74,6 +74,40 @@ def test_a_laid_mask_is_kept_unless_too_much_would_be(pair, monkeypatch):
     assert found.prior(1) is not found.prior(1) and np.array_equal(found.prior(1), first)
 
 
+def test_masks_and_images_are_laid_alike_whether_the_transform_is_worked_out_or_not(pair, monkeypatch):
+    image, labels, target, _, spacing = pair
+    one = register(target, spacing, image, labels, spacing)
+    monkeypatch.setattr(registration, "WORKED_OUT", 0)
+    other = register(target, spacing, image, labels, spacing)
+    assert np.array_equal(one.image, other.image) and np.array_equal(one.labels, other.labels)
+    assert np.allclose(one.prior(1), other.prior(1), atol=1e-5)
+
+
+def test_an_affine_that_makes_volumes_less_alike_is_left_out(pair, monkeypatch):
+    image, labels, _, _, spacing = pair
+    found = register(image, spacing, image, labels, spacing)
+
+    def astray(fixed, moving, start):
+        away = sitk.AffineTransform(start)
+        away.SetTranslation([150.0, 150.0, 0.0])
+        return away
+
+    monkeypatch.setattr(registration, "affine_search", astray)
+    assert mean_dice(register(image, spacing, image, labels, spacing).labels, labels) > 0.95
+    monkeypatch.setattr(registration, "unless_worse", lambda fixed, moving, start, affine: affine)
+    assert mean_dice(register(image, spacing, image, labels, spacing).labels, labels) < 0.7 < found.after
+
+
+def test_of_opposite_contrasts_the_affine_search_is_believed(pair):
+    image, _, _, _, spacing = pair
+    fixed, moving = (registration.as_image(one, spacing) for one in (image, 255 - image))
+    start = registration.beginning(fixed, moving, None)
+    away = sitk.AffineTransform(start)
+    away.SetTranslation([40.0, 40.0, 0.0])
+    assert registration.unless_worse(fixed, moving, away, start) is start
+    assert registration.unless_worse(fixed, fixed, start, away) is start
+
+
 def test_the_prior_is_the_registered_structure_with_a_soft_border(pair):
     image, labels, target, _, spacing = pair
     found = register(target, spacing, image, labels, spacing)

@@ -141,7 +141,7 @@ def register(
     with one_thread():
         affine = affine_search(fixed, moving, start)
         if fixed.GetDimension() == 3:  # a picture's deformation reaches as far by itself
-            affine = elsewhere(fixed, moving, start, affine)
+            affine = elsewhere(fixed, moving, start, unless_worse(fixed, moving, start, affine))
     fields = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, *map(sitk.DisplacementFieldTransform, fields)])
     there = on_grid(both, fixed)
@@ -164,15 +164,13 @@ def register(
 
 
 def on_grid(transform: sitk.Transform, grid: sitk.Image) -> sitk.Transform:
-    """The same at the voxels of `grid`, worked out once instead of for every mask; of large grids `transform` itself."""
+    """The same at the voxels of `grid`, worked out once, not for every mask; of large grids `transform` itself."""
     import SimpleITK as sitk
 
     if grid.GetNumberOfPixels() > WORKED_OUT:
         return transform
     frame = (grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection())
-    return sitk.DisplacementFieldTransform(
-        sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *frame)
-    )
+    return sitk.DisplacementFieldTransform(sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *frame))
 
 
 def as_image(array: np.ndarray, spacing: tuple[float, float, float], kind: int | None = None) -> sitk.Image:
@@ -249,18 +247,30 @@ def elsewhere(
 
     That one must make them clearly more alike (ELSEWHERE): a search from centre on centre stays near it.
     """
-    import SimpleITK as sitk
-
     begin = best_start(fixed, moving, start)
     if begin is None:
         return affine
     other = affine_search(fixed, moving, begin)
-    here = sitk.GetArrayFromImage(fixed)
-    one, two = (
-        correlation(here, sitk.GetArrayFromImage(sitk.Resample(moving, fixed, found, sitk.sitkLinear, 0.0)))
-        for found in (affine, other)
-    )
+    one, two = (likeness(fixed, moving, found) for found in (affine, other))
     return other if two > one + ELSEWHERE else affine
+
+
+def unless_worse(
+    fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTransform, affine: sitk.AffineTransform
+) -> sitk.AffineTransform:
+    """`affine`, or `start` if that makes two volumes more alike: of narrow crops the search sees too little overlap.
+
+    With opposite contrasts, which correlate below 0, the search is believed. Pictures lose by this (validation pairs).
+    """
+    return start if likeness(fixed, moving, start) > abs(likeness(fixed, moving, affine)) else affine
+
+
+def likeness(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float:
+    """Correlation of `fixed` and `moving` laid onto it."""
+    import SimpleITK as sitk
+
+    laid = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
+    return correlation(sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(laid))
 
 
 def best_start(fixed: sitk.Image, moving: sitk.Image, start: sitk.AffineTransform) -> sitk.AffineTransform | None:
