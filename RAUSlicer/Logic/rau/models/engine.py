@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 KEPT_REFERENCES = 6  # encoded (reference, plane) pairs kept between runs
 FEW = 2  # processors, which are as a rule the two of one core: a second thread costs time (a sixth, measured)
+
+
+@lru_cache(maxsize=1)
+def packages() -> dict[str, str]:
+    """Versions of what results depend on; looked up once, a hundredth of a second."""
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("torch", "transformers", "sam2", "SimpleITK", "numpy")}
 
 
 @dataclass
@@ -51,18 +60,15 @@ class Engine:
 
     def versions(self) -> dict[str, Any]:
         """What made a result: package and model versions, checksums."""
-        from importlib.metadata import version
-
         import rau
 
         manifest = self.folder.manifest
-        packages = ("torch", "transformers", "sam2", "SimpleITK", "numpy")
         return {
             "rau": rau.__version__,
             "model": {"name": manifest.name, "version": manifest.version, "sha256": dict(manifest.files)},
             **({} if self.adapter is None else {"adapter": self.adapter}),
             "device": self.device,
-            **{package: version(package) for package in packages},
+            **packages(),
         }
 
     def uses(self, settings: SegmentSettings) -> tuple[str, ...]:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rau.preparation import Case
     from rau.sam.propagation import Match
 
-LARGEST = 192  # pixels a side
+LARGEST = 160  # pixels a side
 LOOKED = 4  # slices of the reference on which the expert is tried, and of the target on which it is trained
-# Of the expert's training: less of all than the forward expert's, at twice its rate, in a third of its time.
-VIEWS, SAMPLES, STEPS, BATCH, RATE = 4, 2500, 60, 1024, 1e-2
+# Of the expert's training: less of all than the forward expert's, at twice its rate.
+VIEWS, SAMPLES, STEPS, BATCH, RATE = 4, 2500, 60, 512, 1e-2
 
 
 def reverse_dice(case: Case, labels: np.ndarray, seed: int, go_on: Callable[[], None]) -> dict[int, float]:
