@@ -267,10 +267,11 @@ def join(
     """The votes of the planes as labels on the target's own grid, and what they say of each structure."""
     from rau.assembly.carrying import carried, ended
     from rau.assembly.labels import assemble, drop_islands
+    from rau.assembly.smoothness import smooth
     from rau.assembly.summary import summarise
 
     labels = assemble(votes, settings.presence_threshold, case.prior, leave_out, guide, cues)
-    labels = drop_islands(labels, case.single)
+    labels = smooth(drop_islands(labels, case.single), case.smoothness, case.planes[0].images.spacing)
     if case.corrected is not None:
         labels = carried(labels, case.corrected, case.planes[0].images.spacing)
         labels = case.corrected.laid_on(ended(labels, case.corrected, case.single))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +57,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Case:
-    """A target ready to be segmented. Arrays inside are canonical; `orientation` leads back."""
+    """A target ready to be segmented. Arrays inside are canonical; `orientation` leads back.
+
+    smoothness: how far each structure's masks in the references can be smoothed (`rau.assembly.smoothness`).
+    """
 
     structures: tuple[Structure, ...]
     target: np.ndarray
@@ -67,6 +70,7 @@ class Case:
     references: tuple[Ready, ...]
     described: bool
     corrected: Corrected | None = None
+    smoothness: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -306,6 +310,7 @@ def prepare(
     Raises InputError (see `check`, `rau.references.selection.choose`, `rau.corrections.canonical_corrections`).
     """
     from rau.assembly.labels import single_pieces
+    from rau.assembly.smoothness import borne
     from rau.corrections import canonical_corrections
 
     check(references, target, tell)
@@ -340,4 +345,6 @@ def prepare(
         if best < settings.retrieval_warning:
             tell(WarningEvent(f"The references look little like the target (similarity {best:.2f}): check the result"))
     one_piece, described = tuple(sorted(single)), engine.encoder is not None
-    return Case(structures, pixels, orientation, tuple(planes), one_piece, tuple(theirs), described, corrected)
+    smoothness = borne([(one.labels, one.geometry.spacing) for one in theirs], values)
+    ours = (structures, pixels, orientation, tuple(planes), one_piece)
+    return Case(*ours, tuple(theirs), described, corrected, smoothness)
