@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rau.assembly.smoothness import SHARES, borne, smooth
+from rau.assembly.smoothness import ENOUGH, SHARES, borne, smooth, thinned
 
 FLAT, SPACING = (1, 96, 96), (1.0, 1.0, 1.0)
 
@@ -98,6 +98,15 @@ def test_no_other_label_appears_and_neighbours_share_their_border(seed, flat):
     assert np.array_equal(labels, given_ones)
     inside = disk(shape, 8)
     assert (found[inside] > 0).all() and dice(found == 5, labels == 5) > 0.85
+
+
+def test_large_masks_are_thinned_along_their_finest_axes_and_bear_the_same():
+    every = thinned((12, 400, 400), (8.0, 1.0, 1.0))
+    assert every[0] == 1 and every[1] >= 4 and 12 * (400 // every[1] + 1) * (400 // every[2] + 1) <= 1.1 * ENOUGH
+    assert thinned((1, 96, 96), SPACING) == [1, 1, 1]
+    large, small = (disk((n, n, n), 0.4 * n).astype(np.uint16) for n in (120, 30))
+    one, other = borne([(large, SPACING)], (1,))[1], borne([(small, SPACING)], (1,))[1]
+    assert abs(SHARES.index(one) - SHARES.index(other)) <= 1
 
 
 def test_nothing_found_is_nothing_smoothed():

@@ -12,7 +12,7 @@ import numpy as np
 
 BORNE = (0.99, 0.98)  # Dice of a mask, smoothed, with itself, down to which it bears that: pictures, volumes
 SHARES = (0.02, 0.04, 0.06, 0.08, 0.10, 0.13, 0.16, 0.20, 0.25, 0.30)  # deviations that are tried, of the size
-LARGE = 250_000  # voxels of a box, above which every second one along each axis is enough to try
+ENOUGH = 60_000  # voxels of a box with which it is tried; of larger ones every second, third, ... is looked at
 LEFT = 0.5  # of its voxels; a structure of which less would be left stays as it is
 
 
@@ -62,11 +62,19 @@ def borne_by(labels: np.ndarray, spacing: Sequence[float], values: Sequence[int]
     for value in values:
         box = boxes[value - 1] if 0 < value <= len(boxes) else None
         if box is not None:
-            every = 2 if labels[box].size > LARGE else 1
-            mask = (labels[box] == value)[tuple(slice(None, None, every if n > 1 else 1) for n in labels.shape)]
-            steps = [s * every if n > 1 else s for s, n in zip(spacing, labels.shape, strict=True)]
-            found[value] = most(mask, steps)
+            every = thinned(labels[box].shape, spacing)
+            mask = (labels[box] == value)[tuple(slice(None, None, step) for step in every)]
+            found[value] = most(mask, [s * step for s, step in zip(spacing, every, strict=True)])
     return found
+
+
+def thinned(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
+    """Every how many voxels along each axis are enough: the finest axis is thinned first, as far as ENOUGH."""
+    every = [1] * len(shape)
+    while np.prod([-(-n // step) for n, step in zip(shape, every, strict=True)]) > ENOUGH:
+        fine = [s * step if n > 2 * step else np.inf for n, s, step in zip(shape, spacing, every, strict=True)]
+        every[int(np.argmin(fine))] += 1
+    return every
 
 
 def most(mask: np.ndarray, spacing: Sequence[float]) -> float:
