@@ -195,7 +195,7 @@ def fit(
 def kept_units(how: Training) -> torch.Tensor:
     """(4 * batch, HIDDEN) factors of dropout, drawn once: every step takes `batch` rows of them from another place on.
 
-    To draw anew at every step took a third of the training's time.
+    To draw anew at every step took a fifth of the training's time.
     """
     import torch
 

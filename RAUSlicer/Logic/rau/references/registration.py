@@ -37,7 +37,8 @@ STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before 
 @dataclass(frozen=True)
 class Registered:
     """transform: SimpleITK, target point -> reference point. image: (S, R, C) uint8, labels: (S, R, C) uint16, both on
-    the target's canonical grid. before, after: correlation of target and reference, without and with it."""
+    the target's canonical grid. before, after: correlation of target and reference, without and with it. _there: the
+    transform as `on_grid` gives it."""
 
     transform: Any
     before: float
