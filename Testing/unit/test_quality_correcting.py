@@ -205,6 +205,7 @@ def voted(engine, given_labels: np.ndarray, second: dict[int, int], corrections=
     """`rearranged` of a target that the network sees as `given_labels`; second: value by the one it might be too."""
     target = patient(body())
     case = prepare([target], target.image, PLAIN, engine, ignore, corrections)
+    case = replace(case, smoothness={})  # the corners of these boxes are wanted as they are
     seen = case.orientation.forth(given_labels)
     votes = PlaneVotes(case.values, seen.shape, case.planes[0].images.axis)
     for index, shown in enumerate(np.moveaxis(seen, votes.axis, 0)):
