@@ -12,8 +12,8 @@ from rau.assembly.smoothness import ENOUGH, SHARES, borne, smooth, thinned
 FLAT, SPACING = (1, 96, 96), (1.0, 1.0, 1.0)
 
 
-def disk(shape, radius, centre=None) -> np.ndarray:
-    middle = [(n - 1) / 2 for n in shape] if centre is None else centre
+def disk(shape, radius) -> np.ndarray:
+    middle = [(n - 1) / 2 for n in shape]
     axes = [(np.arange(n) - m) ** 2 for n, m in zip(shape, middle)]
     away = sum(np.meshgrid(*axes, indexing="ij")[k] for k in range(3) if shape[k] > 1)
     return away < radius**2

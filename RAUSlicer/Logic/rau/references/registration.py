@@ -37,7 +37,7 @@ STRETCH = (0.7, 1.4)  # extents this alike are stretched onto each other before 
 @dataclass(frozen=True)
 class Registered:
     """transform: SimpleITK, target point -> reference point. image: (S, R, C) uint8, labels: (S, R, C) uint16, both on
-    the target's canonical grid. before, after: correlation of target and reference, without and with it. _there: the
+    the target's canonical grid. before, after: correlation of target and reference, without and with it. _way: the
     transform as `on_grid` gives it."""
 
     transform: Any
@@ -47,7 +47,7 @@ class Registered:
     labels: np.ndarray
     _masks: Any
     _grid: Any
-    _there: Any
+    _way: Any
     _laid: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -71,7 +71,7 @@ class Registered:
         import SimpleITK as sitk
 
         mask = soft_mask(self._masks, value)
-        laid = sitk.GetArrayFromImage(sitk.Resample(mask, self._grid, self._there, sitk.sitkLinear, 0.0))
+        laid = sitk.GetArrayFromImage(sitk.Resample(mask, self._grid, self._way, sitk.sitkLinear, 0.0))
         return np.clip(laid, 0, 1).reshape(self.image.shape)  # the recursive filter overshoots by a thousandth
 
     def places(self) -> np.ndarray:
@@ -145,22 +145,22 @@ def register(
             affine = elsewhere(fixed, moving, start, unless_worse(fixed, moving, start, affine))
     fields = deformation(fixed, sitk.Resample(moving, fixed, affine, sitk.sitkLinear, 0.0))
     both = sitk.CompositeTransform([affine, *map(sitk.DisplacementFieldTransform, fields)])
-    there = on_grid(both, fixed)
+    way = on_grid(both, fixed)
 
     def laid(image: sitk.Image, transform: sitk.Transform, how: int) -> np.ndarray:
         found = sitk.GetArrayFromImage(sitk.Resample(image, fixed, transform, how, 0))
         return np.asarray(found).reshape(here.shape)
 
-    image = laid(moving, there, sitk.sitkLinear)
+    image = laid(moving, way, sitk.sitkLinear)
     return Registered(
         both,
         correlation(here, laid(moving, start, sitk.sitkLinear)),
         correlation(here, image),
         np.clip(np.rint(image), 0, 255).astype(np.uint8),
-        laid(masks, there, sitk.sitkNearestNeighbor),
+        laid(masks, way, sitk.sitkNearestNeighbor),
         masks,
         fixed,
-        there,
+        way,
     )
 
 
